@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// All loader profiles, and which of them the boot tests put to the test.
+
+import { EFI_PROFILES } from "./loader-efi.ts";
+import { MULTIBOOT_PROFILES } from "./loader-multiboot.ts";
+import type { Evidence } from "./loader-facts.ts";
+import type { Profile } from "./loader-rules.ts";
+import { SHIM_PROFILES } from "./loader-shim.ts";
+import { loadByFirmware, loadByShim, loadMultiboot1, loadMultiboot2 } from "./loaders.ts";
+import type { Memory } from "./loaders.ts";
+
+/** In the order in which verdicts are shown. */
+export const PROFILES: readonly Profile[] = [...EFI_PROFILES, ...SHIM_PROFILES, ...MULTIBOOT_PROFILES];
+
+/** The profile of each path of the boot tests (boot-paths.ts): what it says must be what is seen there. */
+export const PROFILE_OF_PATH: Readonly<Record<string, string>> = {
+  efi: "edk2",
+  "grub-efi-chain": "grub-chainloader",
+  shim: "shim",
+  "systemd-boot": "systemd-boot",
+  "grub-efi-mb2": "grub-mb2",
+  "grub-bios-mb2": "grub-mb2",
+  "grub-bios-mb1": "grub-mb1",
+  "qemu-mb1": "qemu-mb1",
+  "mboot-c32": "syslinux-mb1",
+  "ipxe-mb1": "ipxe-mb1",
+  "ipxe-efi": "ipxe-efi",
+  "grub212-efi-mb2": "grub-mb2",
+  "grub212-peimage": "grub-peimage-2.12",
+  "grub214-efi-mb2": "grub-mb2",
+  "grub214-peimage": "grub-peimage-2.14",
+  kexec: "kexec",
+  "u-boot": "u-boot-efi",
+};
+
+export function profileNamed(name: string): Profile | undefined {
+  return PROFILES.find((profile) => profile.name === name);
+}
+
+/**
+ * The memory that a loader makes of an image, before base relocations, and the address that it then calls: RVAs, or
+ * link addresses, which for Xen are the same. On EFI GRUB calls another entry of a Multiboot2 image, the EFI64 tag's.
+ * @throws ImageError when it cannot be loaded so
+ */
+export function loadAs({ way }: Profile, { image, bytes }: Evidence): { memory: Memory; entry: number } {
+  const entry = image.optional.addressOfEntryPoint;
+  if (way === "firmware") return { memory: loadByFirmware(image), entry };
+  if (way === "shim") return { memory: loadByShim(image).memory, entry };
+  const { segment, entryAddr } = way === "multiboot1" ? loadMultiboot1(bytes) : loadMultiboot2(bytes);
+  return { memory: [segment], entry: entryAddr };
+}
