@@ -1,0 +1,477 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// verify's view of the file: headers, section table, raw layout, symbols, debug directory, CheckSum, and what a signature
+// would cover. DESIGN.md says what may change; the values are computed anew here, from the original and by the rules,
+// never by the code that wrote them.
+
+import { ImageError } from "./cli.ts";
+import { offsetOf, viewOf } from "./fields.ts";
+import type { Findings } from "./findings.ts";
+import { differences, isZero } from "./loaders.ts";
+import {
+  byAddress,
+  CNT_CODE,
+  CNT_INITIALIZED_DATA,
+  COFF_HEADER,
+  DATA_DIRECTORY,
+  DIRECTORY_BASE_RELOCATION,
+  DIRECTORY_CERTIFICATE,
+  hasFlags,
+  hex,
+  MEM_DISCARDABLE,
+  MEM_EXECUTE,
+  MEM_WRITE,
+  NX_COMPAT,
+  OPTIONAL_HEADER,
+  PAGE_SIZE,
+  range,
+  roundUp,
+  SECTION_HEADER,
+  sectionEnd,
+  SIZE_2M,
+} from "./pe.ts";
+import type { Image, Section, SectionHeader } from "./pe.ts";
+
+/** What Multiboot loads, as RVAs: everything below .bss, and .bss. */
+export interface Span {
+  /** In RVA order. */
+  readonly sections: readonly Section[];
+  readonly first: number;
+  readonly dataEnd: number;
+  readonly bssStart: number;
+  readonly bssEnd: number;
+  /** The end of .bss rounded up to 2 MiB, so far Xen maps it. */
+  readonly mappedEnd: number;
+}
+
+/** Both images and what of one became what of the other. */
+export interface Comparison {
+  readonly original: Image;
+  readonly result: Image;
+  readonly span: Span;
+  /** Section of the original: its section in the result. */
+  readonly pairs: ReadonlyMap<Section, Section>;
+  readonly reloc: Section;
+  /** Whether .reloc was moved below .bss. */
+  readonly moved: boolean;
+}
+
+/** Old GNU ld puts DWARF that its script does not know beyond SizeOfImage; align-sections brings it back. */
+function isStray(image: Image, section: Section): boolean {
+  return section.name.startsWith(".debug_") && sectionEnd(section) > image.optional.sizeOfImage;
+}
+
+/** @throws ImageError when there is no such thing */
+export function spanOf(image: Image): Span {
+  const [bss, second] = image.sections.filter((s) => s.name === ".bss");
+  if (bss === undefined || second !== undefined)
+    throw new ImageError(`it has ${bss === undefined ? "no" : "more than one"} section .bss, needed one`);
+  const bssStart = bss.header.virtualAddress;
+  const sections = byAddress(image.sections.filter((s) => s.header.virtualAddress < bssStart));
+  const first = sections[0]?.header.virtualAddress;
+  const last = sections.at(-1);
+  if (first === undefined || last === undefined) throw new ImageError("it has no section below .bss");
+  if (first % SIZE_2M !== 0)
+    throw new ImageError(`its first section is at RVA ${hex(first)}, needed a multiple of ${hex(SIZE_2M)}`);
+  const bssEnd = sectionEnd(bss);
+  return { sections, first, dataEnd: sectionEnd(last), bssStart, bssEnd, mappedEnd: roundUp(bssEnd, SIZE_2M) };
+}
+
+// ---- which section is which
+
+/**
+ * Finds each section's counterpart: by name and RVA, or, for what may move, by name.
+ * @returns undefined when sections are missing or new, which is a violation
+ */
+export function pairSections(original: Image, result: Image, findings: Findings): Map<Section, Section> | undefined {
+  const key = ({ name, header }: Section): string => `${header.virtualAddress} ${name}`;
+  const there = new Map(result.sections.map((section) => [key(section), section]));
+  const pairs = new Map<Section, Section>();
+  const open: Section[] = [];
+  for (const section of byAddress(original.sections)) {
+    const partner = there.get(key(section));
+    if (partner === undefined) open.push(section);
+    else pairs.set(section, partner);
+    there.delete(key(section));
+  }
+  const left = new Map([...there.values()].map((section) => [section.name, section]));
+  for (const section of open) {
+    const partner = left.get(section.name);
+    if (partner !== undefined && (section.name === ".reloc" || isStray(original, section))) pairs.set(section, partner);
+    else
+      findings.add(
+        `section ${section.name} of the original at RVA ${hex(section.header.virtualAddress)}`,
+        partner === undefined ? "missing" : `at ${hex(partner.header.virtualAddress)}`,
+        "at the same address",
+      );
+    left.delete(section.name);
+  }
+  for (const section of left.values())
+    findings.add(
+      `section ${section.name} at RVA ${hex(section.header.virtualAddress)}`,
+      "new",
+      "only what the original has",
+    );
+  return pairs.size === original.sections.length && pairs.size === result.sections.length ? pairs : undefined;
+}
+
+// ---- headers
+
+/** COFF and optional header fields that may change; `checkHeaders` says how. */
+const VARIABLE: ReadonlySet<string> = new Set([
+  "pointerToSymbolTable",
+  "sizeOfCode",
+  "sizeOfInitializedData",
+  "fileAlignment",
+  "sizeOfImage",
+  "sizeOfHeaders",
+  "checkSum",
+  "dllCharacteristics",
+]);
+
+export function checkHeaders(comparison: Comparison, findings: Findings): void {
+  const { original, result, span } = comparison;
+  findings.same("e_lfanew", result.lfanew, original.lfanew);
+  sameBytes(
+    findings,
+    original.background.subarray(0, original.lfanew),
+    result.background.subarray(0, original.lfanew),
+    0,
+    "the MS-DOS stub",
+  );
+  sameFields(findings, "COFF header field", result.coff, original.coff);
+  sameFields(findings, "optional header field", result.optional, original.optional);
+  const { optional, sections } = result;
+  findings.same("SizeOfCode", optional.sizeOfCode, rawSize(sections, CNT_CODE));
+  findings.same("SizeOfInitializedData", optional.sizeOfInitializedData, rawSize(sections, CNT_INITIALIZED_DATA));
+  findings.same("FileAlignment", optional.fileAlignment, commonAlignment(sections));
+  if (optional.fileAlignment < 4)
+    findings.add(
+      "FileAlignment",
+      hex(optional.fileAlignment),
+      "at least 0x4: signers and firmware do not agree otherwise",
+    );
+  findings.same("SizeOfHeaders", optional.sizeOfHeaders, headerArea(original));
+  const strayEnd = [...strayPlaces(original).values()].reduce((end, place) => Math.max(end, place.end), 0);
+  findings.same(
+    "SizeOfImage",
+    optional.sizeOfImage,
+    roundUp(Math.max(original.optional.sizeOfImage, strayEnd, span.mappedEnd), original.optional.sectionAlignment || 1),
+  );
+  findings.same("DllCharacteristics", optional.dllCharacteristics, dllCharacteristics(original, sections));
+  findings.same(
+    "CheckSum",
+    optional.checkSum,
+    checkSum(result.background, optionalAt(result) + offsetOf(OPTIONAL_HEADER, "checkSum")),
+  );
+  checkDirectories(comparison, findings);
+}
+
+function sameFields(findings: Findings, what: string, found: object, needed: object): void {
+  const values = Object.entries(found) as [string, number | bigint | string][];
+  const wanted = needed as Record<string, number | bigint | string>;
+  // Names are padded with zeros, which no terminal shows.
+  const show = (value: number | bigint | string): number | bigint | string =>
+    typeof value === "string" ? JSON.stringify(value) : value;
+  for (const [field, value] of values)
+    if (!VARIABLE.has(field)) findings.same(`${what} ${field}`, show(value), show(wanted[field] ?? 0));
+}
+
+function checkDirectories({ original, result, pairs, reloc }: Comparison, findings: Findings): void {
+  const distance = (pairs.get(reloc) ?? reloc).header.virtualAddress - reloc.header.virtualAddress;
+  original.directories.forEach((needed, i) => {
+    const found = result.directories[i] ?? { virtualAddress: 0, size: 0 };
+    // --strip-signature may have dropped it; a signature of the original cannot be one of the result.
+    const certificate = i === DIRECTORY_CERTIFICATE;
+    const address = i === DIRECTORY_BASE_RELOCATION ? needed.virtualAddress + distance : needed.virtualAddress;
+    findings.same(`the address in data directory ${i}`, found.virtualAddress, certificate ? 0 : address);
+    findings.same(`the size in data directory ${i}`, found.size, certificate ? 0 : needed.size);
+  });
+}
+
+function rawSize(sections: readonly Section[], flag: number): number {
+  let size = 0;
+  for (const section of sections)
+    if (hasFlags(section, flag) && !hasFlags(section, MEM_DISCARDABLE)) size += section.header.sizeOfRawData;
+  return size;
+}
+
+function commonAlignment(sections: readonly Section[]): number {
+  let bits = 512;
+  for (const { header } of sections)
+    if (header.sizeOfRawData !== 0) bits |= header.pointerToRawData | header.sizeOfRawData;
+  return bits & -bits;
+}
+
+/** Room for 16 more section headers and the Multiboot1 header, in whole pages. */
+function headerArea(original: Image): number {
+  return roundUp(
+    Math.max(original.optional.sizeOfHeaders, tableEnd(original) + 16 * SECTION_HEADER.size + 64),
+    PAGE_SIZE,
+  );
+}
+
+/** NX_COMPAT stays only where it is true: loaders that believe it refuse the image otherwise (GRUB 2.14 peimage.c). */
+function dllCharacteristics(original: Image, sections: readonly Section[]): number {
+  const untrue = sections.some(
+    (s) => s.header.virtualAddress % PAGE_SIZE !== 0 || (hasFlags(s, MEM_WRITE) && hasFlags(s, MEM_EXECUTE)),
+  );
+  return untrue ? original.optional.dllCharacteristics & ~NX_COMPAT : original.optional.dllCharacteristics;
+}
+
+function optionalAt({ lfanew }: Image): number {
+  return lfanew + 4 + COFF_HEADER.size;
+}
+
+/** The file offset behind the section table. */
+export function tableEnd(image: Image): number {
+  return optionalAt(image) + image.coff.sizeOfOptionalHeader + image.sections.length * SECTION_HEADER.size;
+}
+
+/** The sum of 16-bit words, carries added back, the field itself as zero, plus the file's length (PE specification, "CheckSum"). */
+function checkSum(file: Uint8Array, at: number): number {
+  // 32-bit words first: 2^16 is 1 modulo 2^16 - 1, and numbers are exact up to 2^21 of them. Four sums at a time, because
+  // one addition would wait for the other: this is a third of verify's time otherwise.
+  const words = words32(file);
+  let sum = 0;
+  let word = 0;
+  while (word + 4 <= words.length) {
+    const end = Math.min(words.length - 3, word + (1 << 20));
+    let [a, b, c, d] = [0, 0, 0, 0];
+    for (; word < end; word += 4) {
+      a += words[word] ?? 0;
+      b += words[word + 1] ?? 0;
+      c += words[word + 2] ?? 0;
+      d += words[word + 3] ?? 0;
+    }
+    sum = (sum + a + b + c + d) % 0xffff;
+  }
+  for (; word < words.length; word++) sum += words[word] ?? 0;
+  for (let i = 4 * words.length; i < file.length; i++) sum += (file[i] ?? 0) << (8 * (i & 1));
+  for (let i = at; i < at + 4; i++) sum -= (file[i] ?? 0) << (8 * (i & 1));
+  // A sum of words that are not all zero never ends as 0 but as 0xffff, which is the same modulo 0xffff.
+  return (((sum % 0xffff) + 0xfffe) % 0xffff) + 1 + file.length;
+}
+
+/** The file's whole 32-bit words; a copy where the host cannot look at the file's own memory so. */
+function words32(file: Uint8Array): Uint32Array {
+  const count = file.length >>> 2;
+  const littleEndian = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
+  if (littleEndian && file.byteOffset % 4 === 0) return new Uint32Array(file.buffer, file.byteOffset, count);
+  const view = viewOf(file);
+  return Uint32Array.from({ length: count }, (_, i) => view.getUint32(4 * i, true));
+}
+
+// ---- sections
+
+interface Place {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** Where debug sections beyond SizeOfImage go: behind everything, in RVA order, on pages. */
+export function strayPlaces(original: Image): Map<Section, Place> {
+  let end = original.optional.sizeOfImage;
+  const places = new Map<Section, Place>();
+  for (const section of byAddress(original.sections.filter((s) => isStray(original, s)))) {
+    const start = roundUp(end, PAGE_SIZE);
+    end = start + section.header.virtualSize;
+    places.set(section, { start, end });
+  }
+  return places;
+}
+
+/** The original with debug sections beyond SizeOfImage where the result has to have them: as it is, no firmware loads it. */
+export function withStraysInPlace(original: Image): Image {
+  const places = strayPlaces(original);
+  const sections = original.sections.map((section) => {
+    const virtualAddress = places.get(section)?.start;
+    return virtualAddress === undefined ? section : { ...section, header: { ...section.header, virtualAddress } };
+  });
+  return { ...original, sections };
+}
+
+/** The section table: order, and every field of every section. */
+export function checkSections({ original, result, span, pairs, reloc, moved }: Comparison, findings: Findings): void {
+  const table = original.directories[DIRECTORY_BASE_RELOCATION]?.size ?? 0;
+  const stray = strayPlaces(original);
+  result.sections.forEach((section, i) => {
+    const before = result.sections[i - 1]?.header.virtualAddress ?? 0;
+    if (section.header.virtualAddress < before)
+      findings.add(
+        `section ${section.name}, number ${i + 1} in the table`,
+        `at RVA ${hex(section.header.virtualAddress)}`,
+        `at least ${hex(before)}: the table is in RVA order`,
+      );
+  });
+  const behind = followers(span.sections);
+  for (const [from, to] of pairs) {
+    const needed: SectionHeader = {
+      ...from.header,
+      pointerToRawData: to.header.pointerToRawData,
+      sizeOfRawData: to.header.sizeOfRawData,
+    };
+    if (from === reloc) needed.characteristics = (needed.characteristics & ~MEM_DISCARDABLE) >>> 0;
+    if (from === reloc && moved)
+      Object.assign(needed, { virtualAddress: newTableAddress(original, reloc), virtualSize: table });
+    if (from === reloc && to.header.virtualAddress % PAGE_SIZE !== 0 && moved)
+      findings.add("section .reloc", `at RVA ${hex(to.header.virtualAddress)}`, "on a page of its own");
+    const place = stray.get(from);
+    if (place !== undefined) needed.virtualAddress = place.start;
+    const next = behind.get(to);
+    // GRUB 2.14's PE loader refuses more raw data than memory in pages (peimage.c), so there memory grows along.
+    if (next !== undefined && next - to.header.virtualAddress > roundUp(needed.virtualSize, PAGE_SIZE))
+      needed.virtualSize = next - to.header.virtualAddress;
+    sameFields(findings, `section ${from.name}'s field`, to.header, needed);
+    if (to.header.pointerToRelocations !== 0 || to.header.pointerToLinenumbers !== 0)
+      findings.add(
+        `section ${from.name}`,
+        "one with COFF relocations or line numbers",
+        "none: they point into the original file",
+      );
+    if (sectionEnd(to) > result.optional.sizeOfImage)
+      findings.add(
+        `section ${from.name}`,
+        `at ${range(to.header.virtualAddress, sectionEnd(to))}`,
+        `below SizeOfImage ${hex(result.optional.sizeOfImage)}: firmware refuses the image`,
+      );
+  }
+}
+
+/** For every section but the last, where the next one begins. */
+function followers(sections: readonly Section[]): Map<Section, number> {
+  return new Map(sections.slice(0, -1).map((section, i) => [section, sections[i + 1]?.header.virtualAddress ?? 0]));
+}
+
+/** The last pages ahead of __init_end, which is where the section behind the last .init section begins; undefined becomes 0. */
+function newTableAddress(original: Image, reloc: Section): number {
+  const sections = byAddress(original.sections);
+  const init = sections.findLastIndex((s) => s.name.startsWith(".init"));
+  return (sections[init + 1]?.header.virtualAddress ?? 0) - roundUp(reloc.header.virtualSize, PAGE_SIZE);
+}
+
+// ---- the file's layout
+
+/** Raw data: linear over the span, then section by section without a gap, then symbols; zeros wherever nothing is. */
+export function checkLayout({ original, result, span, pairs }: Comparison, findings: Findings): void {
+  const { sizeOfHeaders } = result.optional;
+  const delta = span.first - sizeOfHeaders;
+  const inSpan = followers(span.sections);
+  const last = span.sections.at(-1);
+  const data = new Map([...pairs].map(([from, to]) => [to, from.data.length]));
+  let end = sizeOfHeaders;
+  for (const section of byAddress(result.sections)) {
+    const { virtualAddress, virtualSize, pointerToRawData, sizeOfRawData } = section.header;
+    const inside = virtualAddress < span.bssStart;
+    const size = inside
+      ? section === last
+        ? roundUp(virtualSize, 512)
+        : (inSpan.get(section) ?? virtualAddress) - virtualAddress
+      : roundUp(data.get(section) ?? 0, 512);
+    findings.same(`section ${section.name}'s SizeOfRawData`, sizeOfRawData, size);
+    findings.same(
+      `section ${section.name}'s PointerToRawData`,
+      pointerToRawData,
+      inside ? virtualAddress - delta : size === 0 ? 0 : end,
+    );
+    if (size !== 0) end = pointerToRawData + sizeOfRawData;
+    zeros(
+      findings,
+      result.background,
+      pointerToRawData + section.data.length,
+      pointerToRawData + sizeOfRawData,
+      `the padding behind section ${section.name}`,
+    );
+  }
+  const { pointerToSymbolTable } = result.coff;
+  findings.same("PointerToSymbolTable", pointerToSymbolTable, original.coff.pointerToSymbolTable === 0 ? 0 : end);
+  if (pointerToSymbolTable !== 0) end = pointerToSymbolTable + result.symbols.length + result.strings.length;
+  findings.same("the length of the file", result.background.length, roundUp(end, 8));
+  zeros(findings, result.background, end, result.background.length, "the padding at the end of the file");
+  checkNothingLost(original, findings);
+}
+
+/** What the original has behind everything its headers describe would not be in the result: it must be nothing. */
+function checkNothingLost(original: Image, findings: Findings): void {
+  const certificates = original.directories[DIRECTORY_CERTIFICATE];
+  const fileEnd =
+    certificates === undefined || certificates.size === 0 ? original.background.length : certificates.virtualAddress;
+  let end = Math.max(
+    original.optional.sizeOfHeaders,
+    original.coff.pointerToSymbolTable + original.symbols.length + original.strings.length,
+  );
+  for (const { header } of original.sections)
+    if (header.sizeOfRawData !== 0) end = Math.max(end, header.pointerToRawData + header.sizeOfRawData);
+  zeros(findings, original.background, end, fileEnd, "the original, behind everything its headers describe,");
+}
+
+function zeros(findings: Findings, file: Uint8Array, start: number, end: number, what: string): void {
+  const bytes = file.subarray(start, end);
+  if (end <= start || isZero(bytes)) return;
+  const at = bytes.findIndex((byte) => byte !== 0);
+  findings.add(`${what} at offset ${hex(start + at)}`, hex(bytes[at] ?? 0), "0x0");
+}
+
+/** The first difference is named; the rest is one number. */
+export function sameBytes(
+  findings: Findings,
+  needed: Uint8Array,
+  found: Uint8Array,
+  offset: number,
+  what: string,
+): void {
+  const size = Math.max(needed.length, found.length);
+  let [first, more] = [-1, 0];
+  for (const [start] of differences(needed, found, size)) {
+    if (first < 0) first = start;
+    else more++;
+  }
+  if (first < 0) return;
+  const elsewhere = more === 0 ? "" : `; it differs in ${more} more places`;
+  findings.add(
+    `${what} at offset ${hex(offset + first)}`,
+    hex(found[first] ?? 0),
+    `${hex(needed[first] ?? 0)}${elsewhere}`,
+  );
+}
+
+// ---- what a signature covers
+
+/**
+ * The file ranges that Authenticode covers, joined where they touch. Firmware and shim count the bytes of headers and
+ * sections and go on from there (EDK2 DxeImageVerificationLib.c:HashPeImage, shim pe.c:generate_hash), which is the end of
+ * the last section only where the file has no gap and no overlap; signers take everything.
+ */
+export function checkAuthenticode(image: Image, findings: Findings): void {
+  const { background, optional } = image;
+  const checkSumAt = optionalAt(image) + offsetOf(OPTIONAL_HEADER, "checkSum");
+  const certificateAt = optionalAt(image) + OPTIONAL_HEADER.size + DIRECTORY_CERTIFICATE * DATA_DIRECTORY.size;
+  const holes =
+    image.directories.length > DIRECTORY_CERTIFICATE
+      ? [checkSumAt, checkSumAt + 4, certificateAt, certificateAt + 8]
+      : [checkSumAt, checkSumAt + 4];
+  const all = joined([0, ...holes, background.length]);
+  const counted = [0, ...holes, optional.sizeOfHeaders];
+  let sum = optional.sizeOfHeaders;
+  for (const { header } of [...image.sections].sort((a, b) => a.header.pointerToRawData - b.header.pointerToRawData)) {
+    if (header.sizeOfRawData === 0) continue;
+    counted.push(header.pointerToRawData, header.pointerToRawData + header.sizeOfRawData);
+    sum += header.sizeOfRawData;
+  }
+  counted.push(sum, background.length);
+  findings.same("what a signature covers as firmware and shim count it", joined(counted), all);
+}
+
+function joined(bounds: readonly number[]): string {
+  const ranges: [number, number][] = [];
+  for (let i = 0; i + 1 < bounds.length; i += 2) {
+    const [start, end] = [bounds[i] ?? 0, bounds[i + 1] ?? 0];
+    const last = ranges.at(-1);
+    if (start === end) continue;
+    if (last !== undefined && last[1] === start) last[1] = end;
+    else ranges.push([start, end]);
+  }
+  return ranges
+    .slice(0, 8)
+    .map(([start, end]) => range(start, end))
+    .join(" ");
+}
