@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//
+// All steps and verify in one process: xen.efi to xen.mb.efi. The same bytes as the chain of the Makefile gives.
+// This is the one script that imports its siblings; each of them is a command of its own as well.
+//
+// Changes and refuses: what relocate-reloc, align-sections and emit-header do, in this order. OUT is written only when
+//   verify has no objection.
+// Order: instead of the three steps. Running it on its own output is refused.
+
+import { ImageError, runIfMain } from "./lib/cli.ts";
+import { parseImage, serializeImage } from "./lib/pe.ts";
+import { silent, stripSignature, transformCommand } from "./lib/transform.ts";
+import type { Say } from "./lib/transform.ts";
+import { alignSections } from "./align-sections.ts";
+import { emitHeader } from "./emit-header.ts";
+import { relocateReloc } from "./relocate-reloc.ts";
+import { verify } from "./verify.ts";
+
+const USAGE = `Usage: mb-efi.ts IN OUT [--keep] [--strip-signature]
+
+Turns Xen's xen.efi into xen.mb.efi, which every boot loader takes, and verifies it before it is written.
+IN is xen.efi as linked; "-" is standard input, or standard output for OUT.
+
+  --keep             leave .reloc behind .bss, where Multiboot does not load it; only make it not discardable
+  --strip-signature  drop IN's signature, which no change would survive; without it a signed IN is refused
+  --help             print this text
+
+Exit status: 0 done, 1 image unsuitable, 2 wrong usage.
+`;
+
+export interface MbEfiOptions {
+  /** Leave .reloc behind .bss. */
+  readonly keep: boolean;
+  readonly stripSignature: boolean;
+}
+
+/**
+ * The whole chain. Section bodies are not copied between the steps: the result is put together once, at the end.
+ * @param bytes xen.efi, which is not changed
+ * @returns xen.mb.efi
+ * @throws ImageError when a step refuses the image, or verify the result
+ */
+export function mbEfi(bytes: Uint8Array, { keep, stripSignature: strip }: MbEfiOptions, say: Say = silent): Uint8Array {
+  const original = strip ? stripSignature(bytes) : bytes;
+  const relocated = relocateReloc(parseImage(original), keep, say);
+  const result = serializeImage(emitHeader(alignSections(relocated, say), say));
+  const { violations } = verify(original, result);
+  if (violations.length !== 0) {
+    throw new ImageError(
+      `Cannot make an image that verify accepts, it has ${violations.length} objections: ${violations[0]}`,
+    );
+  }
+  return result;
+}
+
+export const command = transformCommand(
+  USAGE,
+  { keep: { type: "boolean" }, "strip-signature": { type: "boolean" } },
+  (bytes, values, say) =>
+    mbEfi(bytes, { keep: values.keep === true, stripSignature: values["strip-signature"] === true }, say),
+);
+
+runIfMain(import.meta.url, command);
