@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//
+// Says of an image what each boot loader will do with it, before anybody has to reboot: whether it loads it, and if
+// not, in the words that the loader itself would print. Then, for packagers, what stands in the way and which step
+// removes it.
+//
+// Changes nothing. The rules are tables (lib/loader-*.ts), each rule with the loader's source it was read from. What
+//   depends on the machine (free memory, keys, whether a file is signed) is no verdict: it is said as a warning.
+// Refuses: what is not a PE image for x86-64, or points outside the file.
+
+import { readInput, runIfMain, UsageError } from "./lib/cli.ts";
+import type { Command } from "./lib/cli.ts";
+import { obstacles, traits } from "./lib/loader-doctor.ts";
+import type { Obstacle, Traits } from "./lib/loader-doctor.ts";
+import { examine } from "./lib/loader-facts.ts";
+import { profileNamed, PROFILES } from "./lib/loader-profiles.ts";
+import { boots, furtherLines, judge, verdictLine } from "./lib/loader-rules.ts";
+import type { Profile, Verdict } from "./lib/loader-rules.ts";
+import { aboutFile } from "./lib/transform.ts";
+
+const USAGE = `Usage: check-loaders.ts FILE [--loader NAME]... [--json]
+
+Says which boot loaders will load FILE, a xen.efi or xen.mb.efi, and what they will say if they do not.
+"-" is standard input.
+
+  --loader NAME  ask about this loader only; may be given again
+  --json         print one JSON object instead of text
+  --help         print this text
+
+Loaders, * those that xen.mb.efi is for:
+${PROFILES.map((p) => `  ${p.needed ? "*" : " "} ${p.name.padEnd(20)} ${p.loader}\n`).join("")}
+Exit status: 0 all of the loaders asked about boot it, or without --loader all that are marked *; 1 one of them does
+not, or FILE is not a PE image for x86-64; 2 wrong usage. Loading with a warning is loading.
+`;
+
+/** Section names that are shown of many. */
+const MOST_NAMES = 20;
+
+export interface Report {
+  /** Counts up when a field changes its meaning or goes. */
+  readonly format: 1;
+  /** Whether all that were asked about boot it. */
+  readonly boots: boolean;
+  readonly verdicts: readonly Verdict[];
+  /** Not with --loader. */
+  readonly obstacles?: readonly Obstacle[];
+  readonly traits?: Traits;
+}
+
+/**
+ * Asks the profiles about an image.
+ * @param asked only these; all of them, and the doctor, when left out
+ * @throws ImageError when it is not a PE image for x86-64, or points outside the file
+ */
+export function checkLoaders(bytes: Uint8Array, asked?: readonly Profile[]): Report {
+  const evidence = examine(bytes);
+  const verdicts = (asked ?? PROFILES).map((profile) => ({ profile, verdict: judge(profile, evidence) }));
+  const report = {
+    format: 1,
+    boots: verdicts.every(({ profile, verdict }) => boots(verdict) || (asked === undefined && !profile.needed)),
+    verdicts: verdicts.map(({ verdict }) => verdict),
+  } as const;
+  return asked === undefined ? { ...report, obstacles: obstacles(evidence), traits: traits(evidence) } : report;
+}
+
+/** The report for people. */
+export function reportText({ verdicts, obstacles: found, traits: t }: Report): string {
+  const lines = verdicts.flatMap((v) => [verdictLine(v), ...furtherLines(v).map((line) => `    ${line}`)]);
+  if (found !== undefined && t !== undefined) lines.push("", ...doctorLines(found, t));
+  return `${lines.join("\n")}\n`;
+}
+
+function doctorLines(found: readonly Obstacle[], t: Traits): string[] {
+  const relocations = Object.entries(t.relocations).map(([section, types]) => {
+    const counts = Object.entries(types).map(([type, count]) => `${count} ${type}`);
+    return `  base relocations in ${section}: ${counts.join(", ")}`;
+  });
+  return [
+    found.length === 0 ? "What stands in the way: nothing" : "What stands in the way:",
+    ...found.flatMap((
+      { what, remedy, advice },
+    ) => [`- ${what}`, `    ${remedyText(remedy)}${advice === "" ? "" : `; ${advice}`}`]),
+    "",
+    "What it is like:",
+    `  linked by GNU ld ${t.linker}, NX_COMPAT ${t.nxCompat ? "is" : "is not"} claimed`,
+    `  ${t.headerSlack.bytes} bytes free behind the section table: ${t.headerSlack.headers} more section headers fit`,
+    ...(relocations.length === 0 ? ["  no base relocations"] : relocations),
+    `  sections that are not page-aligned: ${some(t.unaligned)}`,
+  ];
+}
+
+/** A list of names that does not grow without end. */
+function some(names: readonly string[]): string {
+  const more = names.length - MOST_NAMES;
+  if (names.length === 0) return "none";
+  return names.slice(0, MOST_NAMES).join(" ") + (more > 0 ? ` and ${more} more` : "");
+}
+
+function remedyText(remedy: Obstacle["remedy"]): string {
+  return remedy === null ? "no step of ours removes it" : `${remedy} removes it`;
+}
+
+export const command: Command = {
+  usage: USAGE,
+  options: { loader: { type: "string", multiple: true }, json: { type: "boolean" } },
+  positionals: ["FILE"],
+  run([file = ""], values, io) {
+    const asked = values.loader === undefined ? undefined : profiles(values.loader);
+    const report = aboutFile(file, () => checkLoaders(readInput(file, io), asked));
+    io.stdout(values.json === true ? `${JSON.stringify(report, null, 2)}\n` : reportText(report));
+    return report.boots ? 0 : 1;
+  },
+};
+
+function profiles(names: string | boolean | (string | boolean)[]): Profile[] {
+  return [names].flat().map((name) => {
+    const profile = profileNamed(String(name));
+    if (profile === undefined) {
+      throw new UsageError(`--loader '${name}' is none of ${PROFILES.map((p) => p.name).join(", ")}`);
+    }
+    return profile;
+  });
+}
+
+runIfMain(import.meta.url, command);
