@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//
+// Puts files into an image as sections: Xen's configuration, dom0's kernel and initramfs, microcode and XSM policy for
+// a unified image, and SBAT for shim. Nobody has to work out addresses: objcopy wants them given, takes those that lie
+// inside another section, and writes the time of day into the header.
+//
+// Changes: adds sections behind everything else, each at the next multiple of SectionAlignment, in the order given; one
+//   of the same name is replaced, in its place if the new contents fit there. VirtualSize is the exact length of the
+//   file: Xen takes it as such. SizeOfImage, CheckSum, file offsets and sizes follow (lib/layout.ts); the header area
+//   grows if needed. A linear image stays linear, any other is laid out packed, on multiples of 512.
+// Leaves: everything else, TimeDateStamp, every other section's data and RVA, both Multiboot headers.
+// Refuses: what Xen or shim would not find or not take (names over 8 characters, empty files, an SBAT table that is not
+//   one), a name of Xen's own sections, overlapping sections, more than 4 GiB of memory or 2 GiB of file, a signature.
+// Order: before the three steps or after any of them; the bytes come out the same. After strip-debug, because
+//   sections do not come down when DWARF below them goes; before sign.
+
+import { Buffer } from "node:buffer";
+import { createHash } from "node:crypto";
+import * as fs from "node:fs";
+import { displayName, FileError, readInput, refuseSameFile, runIfMain, UsageError, writeOutput } from "./lib/cli.ts";
+import type { Command } from "./lib/cli.ts";
+import {
+  failing,
+  isLinear,
+  layOutLinear,
+  layOutPacked,
+  refuseUnmovable,
+  repairStraySections,
+  withSections,
+} from "./lib/layout.ts";
+import { findMultiboot1 } from "./lib/multiboot.ts";
+import {
+  byAddress,
+  checkSections,
+  CNT_INITIALIZED_DATA,
+  CNT_UNINITIALIZED_DATA,
+  definedSymbols,
+  DIRECTORY_CERTIFICATE,
+  hasFlags,
+  hex,
+  MEM_READ,
+  parseImage,
+  printable,
+  range,
+  roundUp,
+  sectionEnd,
+  serializeImage,
+  sortSectionTable,
+  withHeader,
+} from "./lib/pe.ts";
+import type { Image, Section } from "./lib/pe.ts";
+import { hasSbatComponent, sbatFault } from "./lib/sbat.ts";
+import { aboutFile, sayOn, silent, stripSignature } from "./lib/transform.ts";
+import type { Say } from "./lib/transform.ts";
+import { loadSpan } from "./lib/xen.ts";
+import type { LoadSpan } from "./lib/xen.ts";
+
+const USAGE = `Usage: add-sections.ts IN OUT [--section NAME=FILE]… [--remove NAME]… [--strip-signature]
+       add-sections.ts IN --list
+
+Puts files into a xen.efi or xen.mb.efi as sections, for a unified image; "-" is standard input or output.
+
+  --section NAME=FILE  .config .kernel .ramdisk .ucode .xsm for Xen, .sbat for shim; replaces one of that name
+  --remove NAME        take such a section out
+  --list               show these sections, change nothing
+  --strip-signature    drop IN's signature, which no change would survive; without it a signed IN is refused
+  --help               print this text
+
+Exit status: 0 done, 1 image or file unsuitable, 2 wrong usage.
+`;
+
+const ACTION = "add sections";
+/** What Xen looks for in itself (xen/common/efi/boot.c: read_section), as wide strings without the dot. */
+const XEN_NAMES: readonly string[] = [".config", ".kernel", ".ramdisk", ".ucode", ".xsm"];
+const SBAT = ".sbat";
+/** Xen compares all eight characters of a section header's name, and follows no "/N" (xen/common/efi/pe.c). */
+const MOST_NAME = 8;
+/** Names that mean something to the steps, to firmware or to Xen's build: as a payload's they would mislead. */
+const RESERVED_NAME = /^\.(text|rodata|buildid|init|data|bss|reloc|pad|z?debug_)/;
+const PAYLOAD_FLAGS = CNT_INITIALIZED_DATA | MEM_READ;
+
+export interface Payload {
+  readonly name: string;
+  readonly data: Uint8Array;
+}
+
+/**
+ * The image with these sections, the rest in its place.
+ * @param payloads their data is not copied; two of the same name are refused
+ * @throws ImageError when Xen would not find them, or when the image cannot be changed so
+ */
+export function addSections(input: Image, payloads: readonly Payload[], say: Say = silent): Image {
+  const { image, span } = prepared(input, say);
+  checkPayloads(image, span, payloads, say);
+  const replaced = new Map<Section, Section>();
+  const added: Section[] = [];
+  // Above SizeOfImage, too: whoever linked the image may have asked for the room.
+  let end = Math.max(image.optional.sizeOfImage, span.bssEnd);
+  const place = (payload: Payload): Section => {
+    const section = newSection(payload, roundUp(end, image.optional.sectionAlignment));
+    end = sectionEnd(section);
+    if (end > 2 ** 32)
+      failing(ACTION)(
+        `section ${payload.name} would be at ${range(section.header.virtualAddress, end)}, needed below 4 GiB`,
+      );
+    // A data directory that led nowhere must not lead into the payload.
+    if (!isPayload(image, section, span)) {
+      const where = range(section.header.virtualAddress, end);
+      failing(ACTION)(`a data directory points into ${where}, where section ${payload.name} would be, needed none`);
+    }
+    return section;
+  };
+  for (const payload of payloads) {
+    const old = image.sections.find((s) => s.name === payload.name);
+    if (old === undefined) added.push(place(payload));
+    else replaced.set(old, inPlaceOf(image, old, payload) ?? place(payload));
+  }
+  return finished(image, span, [...image.sections.map((s) => replaced.get(s) ?? s), ...added]);
+}
+
+/** The image without these sections. @throws ImageError when there is none of a name, or when it is one of Xen's own */
+export function removeSections(input: Image, names: readonly string[], say: Say = silent): Image {
+  const { image, span } = prepared(input, say);
+  const fail = failing(ACTION);
+  const gone = names.map((name) => {
+    const section = image.sections.find((s) => s.name === name);
+    if (section === undefined) return fail(`there is no section ${name} to remove`);
+    if (!isPayload(image, section, span)) fail(`section ${name} is one of Xen's own, needed one that was added`);
+    return section;
+  });
+  const lowest = Math.min(...gone.map((s) => image.sections.indexOf(s)));
+  const symbol = [...definedSymbols(image)].find((s) => s.section >= lowest);
+  if (symbol !== undefined) {
+    const what = `COFF symbol ${printable(symbol.name)} is in section ${image.sections[symbol.section]?.name}`;
+    fail(`${what}, needed none in a removed section or behind it`);
+  }
+  return finished(
+    image,
+    span,
+    image.sections.filter((s) => !gone.includes(s)),
+  );
+}
+
+/** The sections that are not Xen's own: what a unified image has besides. In RVA order. */
+export function payloadSections(image: Image): Section[] {
+  const span = loadSpan(image, "list sections");
+  return byAddress(image.sections).filter((s) => isPayload(image, s, span));
+}
+
+// ---- what is there
+
+function prepared(input: Image, say: Say): { image: Image; span: LoadSpan } {
+  checkSections(input, ACTION);
+  refuseUnmovable(input, ACTION);
+  const image = sortSectionTable(repairStraySections(input, ACTION, say));
+  return { image, span: loadSpan(image, ACTION) };
+}
+
+/** Data behind everything that Xen and the loaders know: no DWARF, and nothing that the headers point to. */
+function isPayload(image: Image, section: Section, span: LoadSpan): boolean {
+  const { virtualAddress } = section.header;
+  if (virtualAddress < span.bssStart || hasFlags(section, CNT_UNINITIALIZED_DATA) || RESERVED_NAME.test(section.name))
+    return false;
+  return !image.directories.some(
+    (d, i) =>
+      i !== DIRECTORY_CERTIFICATE &&
+      d.size !== 0 &&
+      d.virtualAddress >= virtualAddress &&
+      d.virtualAddress < sectionEnd(section),
+  );
+}
+
+// ---- what is refused or warned of
+
+function checkPayloads(image: Image, span: LoadSpan, payloads: readonly Payload[], say: Say): void {
+  const fail = failing(ACTION);
+  const seen = new Set<string>();
+  for (const { name, data } of payloads) {
+    const shown = printable(name);
+    if (seen.has(name)) fail(`section ${shown} is given twice, needed once`);
+    seen.add(name);
+    if (name.length > MOST_NAME) {
+      const why = "Xen and shim find no longer one";
+      fail(`section name ${shown} has ${name.length} characters, needed at most ${MOST_NAME}: ${why}`);
+    }
+    if (!/^[!-.0-~][!-~]*$/.test(name))
+      fail(`section name '${shown}' is no name, needed printable characters, the first not a slash`);
+    const [old, second] = image.sections.filter((s) => s.name === name);
+    if (second !== undefined) fail(`there are two sections ${name} already, needed at most one`);
+    if (old === undefined ? RESERVED_NAME.test(name) : !isPayload(image, old, span)) {
+      fail(`section ${name} has a name that stands for one of Xen's own, needed another`);
+    }
+    if (data.length === 0)
+      fail(`section ${name} would be empty, needed at least a byte: shim takes no image with such a section`);
+    if (name === SBAT) checkSbat(data, say);
+  }
+  warnOfUnknown(image, [...seen], say);
+}
+
+function checkSbat(data: Uint8Array, say: Say): void {
+  const fault = sbatFault(data);
+  if (fault !== undefined) failing(ACTION)(`${SBAT} is no SBAT table: ${fault}`);
+  if (!hasSbatComponent(data))
+    say(`warning: section ${SBAT} names no component but itself: shim can revoke nothing by it`);
+}
+
+/** Whether a Xen takes a section shows in its data: the names it looks for are in there as wide strings. */
+function warnOfUnknown(image: Image, names: readonly string[], say: Say): void {
+  const own = names.filter((name) => XEN_NAMES.includes(name));
+  const missing = own.filter((name) => !hasWideString(image, name.slice(1)));
+  if (missing.length !== 0) {
+    const hint = XEN_NAMES.some((name) => hasWideString(image, name.slice(1)))
+      ? ""
+      : ", nor for any other: Xen does from 4.15 on";
+    say(`warning: this Xen does not look for section ${missing.join(" ")}${hint}`);
+  }
+  const other = names.filter((name) => name !== SBAT && !own.includes(name));
+  if (other.length !== 0)
+    say(`warning: nobody looks for section ${other.join(" ")}: Xen knows ${XEN_NAMES.join(" ")}, shim ${SBAT}`);
+}
+
+function hasWideString(image: Image, text: string): boolean {
+  const wanted = Buffer.from(`${text}\0`, "utf16le");
+  return image.sections.some(({ data }) => Buffer.from(data.buffer, data.byteOffset, data.byteLength).includes(wanted));
+}
+
+// ---- where it goes
+
+function newSection({ name, data }: Payload, virtualAddress: number): Section {
+  const header = {
+    name: name.padEnd(MOST_NAME, "\0"),
+    virtualSize: data.length,
+    virtualAddress,
+    sizeOfRawData: 0,
+    pointerToRawData: 0,
+    pointerToRelocations: 0,
+    pointerToLinenumbers: 0,
+    numberOfRelocations: 0,
+    numberOfLinenumbers: 0,
+    characteristics: PAYLOAD_FLAGS,
+  };
+  return { name, header, data };
+}
+
+/** The replaced section at its address, unless the new data would run into the next one. */
+function inPlaceOf(image: Image, old: Section, { data }: Payload): Section | undefined {
+  const { virtualAddress } = old.header;
+  const next = image.sections.find((s) => s.header.virtualAddress > virtualAddress);
+  // Behind the last one there is as much room as memory has.
+  if (virtualAddress + data.length > (next?.header.virtualAddress ?? 2 ** 32)) return undefined;
+  return withHeader(old, { virtualSize: data.length }, data);
+}
+
+function finished(before: Image, span: LoadSpan, sections: readonly Section[]): Image {
+  const image = sortSectionTable(withSections(before, sections, ACTION));
+  const linear = isLinear(before, span);
+  const result = (linear ? layOutLinear : layOutPacked)(image, span, ACTION);
+  requireMultiboot1InPlace(before, result, linear);
+  return result;
+}
+
+/** The Multiboot1 header says where in memory the file begins: it holds for one size of the header area only. */
+function requireMultiboot1InPlace(before: Image, after: Image, linear: boolean): void {
+  const [was, is] = [before.optional.sizeOfHeaders, after.optional.sizeOfHeaders];
+  if (!linear || was === is || findMultiboot1(before.background.subarray(0, was)) === undefined) return;
+  const why = "and the Multiboot1 header at its end would not be right";
+  failing(ACTION)(
+    `the header area would grow from ${hex(was)} to ${hex(is)} bytes, ${why}; add sections before emit-header`,
+  );
+}
+
+// ---- the command
+
+/** ".kernel=vmlinuz" */
+function payload(argument: string): Payload {
+  const [name = "", file = ""] = [argument.slice(0, argument.indexOf("=")), argument.slice(argument.indexOf("=") + 1)];
+  if (!argument.includes("=") || name === "" || file === "")
+    throw new UsageError(`--section '${argument}' is not NAME=FILE`);
+  return { name, data: readPayload(file) };
+}
+
+/** Not readInput, which reads no further where a file is no image: most of these are none. */
+function readPayload(file: string): Uint8Array {
+  try {
+    const bytes = fs.readFileSync(file);
+    return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  } catch (error) {
+    // "ENOENT: no such file or directory, open 'x'": the words between code and call.
+    const message = (error as Error).message;
+    throw new FileError(file, `Cannot read: ${/^\w+: ([^,]+)/.exec(message)?.[1] ?? message}`);
+  }
+}
+
+function listed(name: string, image: Image): string {
+  const rows = payloadSections(image).map(({ name: section, header, data }) => {
+    const digest = createHash("sha256").update(data).digest("hex");
+    const where = range(header.virtualAddress, header.virtualAddress + header.virtualSize);
+    return `  ${section.padEnd(MOST_NAME)}  ${where}  ${header.virtualSize} bytes  sha256 ${digest}\n`;
+  });
+  const count = `${rows.length === 0 ? "no" : rows.length} added section${rows.length === 1 ? "" : "s"}`;
+  return `${name}: ${count}\n${rows.join("")}`;
+}
+
+function strings(value: unknown): string[] {
+  return Array.isArray(value) ? value.map(String) : [];
+}
+
+export const command: Command = {
+  usage: USAGE,
+  options: {
+    section: { type: "string", multiple: true },
+    remove: { type: "string", multiple: true },
+    list: { type: "boolean" },
+    "strip-signature": { type: "boolean" },
+  },
+  positionals: ["IN", "[OUT]"],
+  run([input = "", output], values, io) {
+    const [add, remove] = [strings(values["section"]), strings(values["remove"])];
+    if (values["list"] === true) {
+      if (output !== undefined || add.length + remove.length !== 0) throw new UsageError("--list takes nothing but IN");
+      aboutFile(input, () => io.stdout(listed(displayName(input), parseImage(readInput(input, io)))));
+      return 0;
+    }
+    if (output === undefined) throw new UsageError("OUT is missing");
+    if (add.length + remove.length === 0) throw new UsageError("--section or --remove is missing");
+    refuseSameFile(input, output);
+    const say = sayOn(io, input);
+    const bytes = readInput(input, io);
+    const payloads = add.map((argument) => payload(argument));
+    const result = aboutFile(input, () => {
+      const image = parseImage(values["strip-signature"] === true ? stripSignature(bytes) : bytes);
+      const smaller = remove.length === 0 ? image : removeSections(image, remove, say);
+      return serializeImage(payloads.length === 0 ? smaller : addSections(smaller, payloads, say));
+    });
+    writeOutput(output, result, io);
+    return 0;
+  },
+};
+
+runIfMain(import.meta.url, command);

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//
+// Signs an image for Secure Boot with sbsign, and proves of the result what has to be believed otherwise: that sbverify
+// takes it, that nothing but checksum, security directory and certificate table changed, and that every loader hashes
+// the bytes that were signed.
+//
+// Changes: CheckSum, the certificate table's directory entry, and what is appended: the certificate table, behind zeros
+//   up to a multiple of 8. sbsign writes these; this script writes nothing by itself, and never sees the key.
+// Leaves: every other byte.
+// Refuses: a signed image, one that loaders hash in different ways, a result that differs elsewhere (a line each).
+// Order: last. Needs sbsign and sbverify (Debian, Ubuntu: sbsigntool).
+
+import { spawnSync } from "node:child_process";
+import * as fs from "node:fs";
+import * as os from "node:os";
+import * as path from "node:path";
+import { authenticode, authenticodeDigests } from "./lib/authenticode.ts";
+import {
+  displayName,
+  FileError,
+  ImageError,
+  readInput,
+  refuseSameFile,
+  runIfMain,
+  UsageError,
+  writeOutput,
+} from "./lib/cli.ts";
+import type { Command } from "./lib/cli.ts";
+import { offsetOf, viewOf } from "./lib/fields.ts";
+import {
+  COFF_HEADER,
+  DATA_DIRECTORY,
+  DIRECTORY_CERTIFICATE,
+  hex,
+  OPTIONAL_HEADER,
+  parseImage,
+  range,
+  roundUp,
+  SIGNATURE_SIZE,
+} from "./lib/pe.ts";
+import type { Image } from "./lib/pe.ts";
+import { aboutFile } from "./lib/transform.ts";
+
+const USAGE = `Usage: sign.ts IN OUT --key KEY --cert CERT
+
+Signs IN for Secure Boot with sbsign, verifies OUT with sbverify, and proves that only checksum, security directory and
+certificate table changed. "-" is standard input, or standard output for OUT.
+
+  --key KEY    the private key, PEM; it is only handed to sbsign
+  --cert CERT  its X.509 certificate, PEM
+  --help       print this text
+
+Exit status: 0 signed and proved, 1 image unsuitable, tools missing, or violations (a line each), 2 wrong usage.
+`;
+
+const ACTION = "sign";
+/** sbsign tells its warnings from what it always says by nothing but this. */
+const CHATTER = /^(Signing Unsigned original image|Signature verification OK)$/;
+const CHECK_SUM_SIZE = 4;
+/** "Attribute Certificate Table": entries begin on multiples of this. */
+const CERTIFICATE_ALIGN = 8;
+const WIN_CERTIFICATE_HEADER = 8;
+/** WIN_CERT_TYPE_PKCS_SIGNED_DATA */
+const PKCS_SIGNED_DATA = 0x0002;
+const MOST_LINES = 10;
+
+/**
+ * Compares a signed file with what it was made from. Shares nothing with signers but the specification.
+ * @returns a line for each difference that no signer may make; none when only the signature is new
+ */
+export function signatureViolations(unsigned: Uint8Array, signed: Uint8Array): string[] {
+  const before = parseImage(unsigned);
+  const after = parseImage(signed);
+  const lines: string[] = [];
+  const end = roundUp(unsigned.length, CERTIFICATE_ALIGN);
+  const table = after.directories[DIRECTORY_CERTIFICATE];
+  if (table === undefined || table.size === 0) return ["there is no certificate table, needed one"];
+  const where = range(table.virtualAddress, table.virtualAddress + table.size);
+  if (table.virtualAddress !== end || table.virtualAddress + table.size !== signed.length) {
+    const needed = `${range(end, signed.length)}, from the old end of the file to the new one`;
+    lines.push(`the certificate table is at ${where}, needed ${needed}`);
+  }
+  const exempt = mayChange(before);
+  for (let at = 0; at < Math.min(end, signed.length) && lines.length < MOST_LINES; at++) {
+    const [is, was] = [signed[at], unsigned[at] ?? 0];
+    if (is === was || exempt.some(([from, to]) => at >= from && at < to)) continue;
+    const last = lastDifference(unsigned, signed, at, end);
+    lines.push(`${range(at, last + 1)} changed (${hex(was)} to ${hex(is ?? 0)} at ${hex(at)}), needed as it was`);
+    at = last;
+  }
+  return lines.length === 0 ? certificateViolations(signed, table.virtualAddress, table.size) : lines;
+}
+
+/** File ranges: CheckSum and the certificate table's directory entry. */
+function mayChange(image: Image): [from: number, to: number][] {
+  const optional = image.lfanew + SIGNATURE_SIZE + COFF_HEADER.size;
+  const checkSum = optional + offsetOf(OPTIONAL_HEADER, "checkSum");
+  const entry = optional + OPTIONAL_HEADER.size + DIRECTORY_CERTIFICATE * DATA_DIRECTORY.size;
+  return [
+    [checkSum, checkSum + CHECK_SUM_SIZE],
+    [entry, entry + DATA_DIRECTORY.size],
+  ];
+}
+
+/** The end of a run of differences, short agreements in between included. */
+function lastDifference(a: Uint8Array, b: Uint8Array, from: number, end: number): number {
+  let last = from;
+  for (let at = from; at < end && at - last < CERTIFICATE_ALIGN; at++) if ((a[at] ?? 0) !== b[at]) last = at;
+  return last;
+}
+
+/** Every entry a PKCS#7 signature, and together exactly the table: anything else could be hidden there. */
+function certificateViolations(signed: Uint8Array, start: number, size: number): string[] {
+  const view = viewOf(signed);
+  const end = start + size;
+  for (let at = start; at < end;) {
+    if (at + WIN_CERTIFICATE_HEADER > end)
+      return [`the certificate table ends at ${hex(end)}, inside the entry at ${hex(at)}`];
+    const [length, type] = [view.getUint32(at, true), view.getUint16(at + 6, true)];
+    const next = at + roundUp(length, CERTIFICATE_ALIGN);
+    if (length <= WIN_CERTIFICATE_HEADER || next > end || type !== PKCS_SIGNED_DATA) {
+      const what = `the certificate at ${hex(at)} has length ${hex(length)} and type ${type}`;
+      return [`${what}, needed type ${PKCS_SIGNED_DATA} and an end at ${hex(end)} at most`];
+    }
+    at = next;
+  }
+  return [];
+}
+
+/** What everybody hashes must be the same bytes, and the same as before signing. */
+function digestViolations(unsigned: Uint8Array, signed: Uint8Array): string[] {
+  const { problems } = authenticode(signed);
+  if (problems.length !== 0) return [...problems];
+  const [before, after] = [unsigned, signed].map((bytes) =>
+    authenticodeDigests(bytes, authenticode(bytes)).get("shim"),
+  );
+  return before === after ? [] : [`the digest is ${after}, needed ${before} as before signing`];
+}
+
+// ---- the command
+
+/** Runs a signing tool. @returns what it warns of @throws FileError when it is missing or fails */
+function runTool(tool: string, args: readonly string[]): string[] {
+  const { error, status, stdout, stderr } = spawnSync(tool, args, {
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  if (error !== undefined) {
+    const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
+    throw new FileError(tool, `Cannot run: ${missing ? "not found, needed package sbsigntool" : error.message}`);
+  }
+  const lines = `${stdout}${stderr}`.split("\n").filter((line) => line !== "" && !CHATTER.test(line));
+  if (status !== 0) throw new FileError(tool, `Cannot ${ACTION}: exit status ${status}: ${lines.join(" / ")}`);
+  return lines;
+}
+
+function signed(bytes: Uint8Array, key: string, cert: string, warn: (line: string) => void): Uint8Array {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), "xen-mb-efi-sign-"));
+  try {
+    const [from, to] = [path.join(folder, "unsigned.efi"), path.join(folder, "signed.efi")];
+    fs.writeFileSync(from, bytes);
+    runTool("sbsign", ["--key", key, "--cert", cert, "--output", to, from]).forEach((line) => warn(`sbsign: ${line}`));
+    runTool("sbverify", ["--cert", cert, to]).forEach((line) => warn(`sbverify: ${line}`));
+    return new Uint8Array(fs.readFileSync(to));
+  } finally {
+    fs.rmSync(folder, { recursive: true });
+  }
+}
+
+export const command: Command = {
+  usage: USAGE,
+  options: { key: { type: "string" }, cert: { type: "string" } },
+  positionals: ["IN", "OUT"],
+  run([input = "", output = ""], { key, cert }, io) {
+    if (typeof key !== "string" || typeof cert !== "string")
+      throw new UsageError(`--${typeof key === "string" ? "cert" : "key"} is missing`);
+    refuseSameFile(input, output);
+    const bytes = aboutFile(input, () => {
+      const read = readInput(input, io);
+      const { signed: already, problems } = authenticode(read);
+      if (already) throw new ImageError(`Cannot ${ACTION}: the image is signed already, needed an unsigned one`);
+      // Padding to a multiple of 8 is the signer's to add.
+      const problem = problems.find((line) => !line.startsWith("the file has "));
+      if (problem !== undefined) throw new ImageError(`Cannot ${ACTION}: ${problem}`);
+      return read;
+    });
+    // Not the temporary name, by which sbsign calls the file.
+    const result = signed(bytes, key, cert, (line) => io.stderr(`${displayName(input)}: ${line}\n`));
+    const violations = aboutFile(output, () => [
+      ...signatureViolations(bytes, result),
+      ...digestViolations(bytes, result),
+    ]);
+    for (const line of violations) io.stderr(`${displayName(output)}: Cannot ${ACTION}: ${line}\n`);
+    if (violations.length !== 0) return 1;
+    writeOutput(output, result, io);
+    return 0;
+  },
+};
+
+runIfMain(import.meta.url, command);

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//
+// Drops what only debuggers read: DWARF, COFF symbols and their string table. A Xen with debug information is 29 MB, of
+// which 2.6 are Xen, and the rest takes memory too, for DWARF has addresses in Xen's images.
+//
+// Changes: removes the debug sections behind .bss, the symbol table and the string table; SizeOfImage shrinks to what
+//   is left (to .bss rounded up to 2 MiB at least); section names longer than 8 characters are cut to 8, as older
+//   linkers wrote them; COFF Characteristics say so; CheckSum, file offsets and sizes follow (lib/layout.ts). A linear
+//   image stays linear, any other is laid out packed, on multiples of 512.
+// Leaves: every other section's data and RVA, build-id and debug directory, TimeDateStamp, both Multiboot headers.
+// Refuses: an image whose entry point for Multiboot only the symbol `start` tells, until emit-header has read it; a
+//   signed image.
+// Order: before the three steps or after any of them; the bytes come out the same. Before add-sections.
+//
+// Why names are cut: a long one is an offset into the string table, which lies behind the last section. GNU strip keeps
+// a string table for them; but then sbsign warns of "data remaining … gaps between PE/COFF sections?", as of every file
+// that goes on behind its sections. No loader reads these names, nor does Xen: .bss, .reloc and .init are short.
+
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { readInput, refuseSameFile, runIfMain, UsageError, writeOutput } from "./lib/cli.ts";
+import type { Command, Io } from "./lib/cli.ts";
+import { readStructure } from "./lib/fields.ts";
+import {
+  failing,
+  isLinear,
+  layOutLinear,
+  layOutPacked,
+  refuseUnmovable,
+  repairStraySections,
+  withSections,
+} from "./lib/layout.ts";
+import { findMultiboot2, MB2_ENTRY_ADDRESS, multiboot2Tags } from "./lib/multiboot.ts";
+import {
+  checkSections,
+  CNT_UNINITIALIZED_DATA,
+  DEBUG_DIRECTORY_ENTRY,
+  definedSymbols,
+  DIRECTORY_DEBUG,
+  hex,
+  parseImage,
+  sectionAt,
+  sectionEnd,
+  sectionTableEnd,
+  serializeImage,
+  sortSectionTable,
+  withHeader,
+} from "./lib/pe.ts";
+import type { Image, Section } from "./lib/pe.ts";
+import { aboutFile, sayOn, silent, stripSignature } from "./lib/transform.ts";
+import type { Say } from "./lib/transform.ts";
+import { loadSpan } from "./lib/xen.ts";
+import type { LoadSpan } from "./lib/xen.ts";
+
+const USAGE = `Usage: strip-debug.ts IN OUT [--debug-file FILE] [--strip-signature]
+
+Drops DWARF and symbols from a xen.efi or xen.mb.efi, and keeps them in a file of their own for gdb and addr2line.
+"-" is standard input, or standard output for OUT or FILE.
+
+  --debug-file FILE  what was dropped, with the sections' addresses and the build-id
+  --strip-signature  drop IN's signature, which no change would survive; without it a signed IN is refused
+  --help             print this text
+
+Exit status: 0 done, 1 image unsuitable, 2 wrong usage.
+`;
+
+const ACTION = "strip debug information";
+/** DWARF, compressed DWARF, and what GNU tools put beside it. */
+const DEBUG_NAME = /^\.(z?debug_|stab|gdb_index|gnu_debug)/;
+const MOST_NAME = 8;
+/** COFF Characteristics, as GNU strip sets them. */
+const LOCAL_SYMS_STRIPPED = 0x0008;
+const DEBUG_STRIPPED = 0x0200;
+
+/**
+ * The image without DWARF and symbols.
+ * @throws ImageError when it cannot do without
+ */
+export function stripDebug(input: Image, say: Say = silent): Image {
+  const { image, span } = prepared(input);
+  const kept = image.sections.filter((s) => !isDebug(image, s, span));
+  if (kept.length === image.sections.length && image.coff.pointerToSymbolTable === 0)
+    say("note: there is neither DWARF nor a symbol table to drop");
+  const smaller = withSections(image, kept, ACTION);
+  const stripped = {
+    ...smaller,
+    coff: {
+      ...smaller.coff,
+      pointerToSymbolTable: 0,
+      numberOfSymbols: 0,
+      // Bit operations on 16-bit values are safe.
+      characteristics: smaller.coff.characteristics | LOCAL_SYMS_STRIPPED | DEBUG_STRIPPED,
+    },
+    sections: smaller.sections.map(withShortName),
+    symbols: new Uint8Array(),
+    strings: new Uint8Array(),
+  };
+  return (isLinear(image, span) ? layOutLinear : layOutPacked)(stripped, loadSpan(stripped, ACTION), ACTION);
+}
+
+/**
+ * What stripDebug drops, as a PE of the same sections at the same addresses in which only DWARF and the build-id have
+ * contents. Debuggers read it in place of the image; no loader is to take it for one.
+ */
+export function debugFile(input: Image): Image {
+  const { image, span } = prepared(input);
+  const noted = debugDirectoryData(image);
+  const sections = image.sections.map((section) => {
+    if (isDebug(image, section, span)) return section;
+    if (section === noted?.section) return { ...section, data: section.data.subarray(0, noted.end) };
+    // As GNU objcopy --only-keep-debug marks them: BFD then takes VirtualSize for the section's size.
+    const { characteristics } = section.header;
+    const flags = characteristics % (2 * CNT_UNINITIALIZED_DATA) >= CNT_UNINITIALIZED_DATA ? 0 : CNT_UNINITIALIZED_DATA;
+    return withHeader(section, { characteristics: characteristics + flags }, new Uint8Array());
+  });
+  const background = image.background.slice(0, image.optional.sizeOfHeaders);
+  background.fill(0, sectionTableEnd(image));
+  const directories = image.directories.map((d, i) =>
+    i === DIRECTORY_DEBUG && noted !== undefined ? d : { virtualAddress: 0, size: 0 },
+  );
+  return layOutPacked({ ...image, directories, sections, background }, span, ACTION);
+}
+
+// ---- what is there
+
+function prepared(input: Image): { image: Image; span: LoadSpan } {
+  checkSections(input, ACTION);
+  refuseUnmovable(input, ACTION);
+  const image = sortSectionTable(repairStraySections(input, ACTION, silent));
+  const span = loadSpan(image, ACTION);
+  requireEntryKnown(image, span);
+  return { image, span };
+}
+
+/** Debug information behind everything that Multiboot loads, unless the headers point into it. */
+function isDebug(image: Image, section: Section, span: LoadSpan): boolean {
+  const { virtualAddress } = section.header;
+  if (virtualAddress < span.bssStart || !DEBUG_NAME.test(section.name)) return false;
+  return !image.directories.some(
+    (d) => d.size !== 0 && d.virtualAddress >= virtualAddress && d.virtualAddress < sectionEnd(section),
+  );
+}
+
+/** emit-header takes the entry point from the symbol `start`; without symbols it is the first byte of .text. */
+function requireEntryKnown(image: Image, span: LoadSpan): void {
+  const start = [...definedSymbols(image)].find((s) => s.external && s.name === "start" && s.rva !== span.first);
+  const [text] = span.sections;
+  if (start === undefined || text === undefined) return;
+  const at = findMultiboot2(text.data);
+  if (at === undefined) return;
+  const tags = multiboot2Tags(text.data, at, (offset) => `RVA ${hex(span.first + offset)}`);
+  if (tags.some(({ type }) => type === MB2_ENTRY_ADDRESS)) return;
+  const where = `${hex(start.rva)} and not at the first byte of ${text.name}, ${hex(span.first)}`;
+  failing(ACTION)(`symbol start is at ${where}: emit-header needs it, strip after that`);
+}
+
+/** How far into its section the debug directory and what it describes reach. */
+function debugDirectoryData(image: Image): { section: Section; end: number } | undefined {
+  const directory = image.directories[DIRECTORY_DEBUG];
+  if (directory === undefined || directory.size === 0) return undefined;
+  const section = sectionAt(image, directory.virtualAddress);
+  if (section === undefined) return undefined;
+  const start = section.header.virtualAddress;
+  let end = directory.virtualAddress + directory.size - start;
+  if (end > section.data.length) return undefined;
+  const entries = { from: directory.virtualAddress - start, to: end };
+  for (let at = entries.from; at + DEBUG_DIRECTORY_ENTRY.size <= entries.to; at += DEBUG_DIRECTORY_ENTRY.size) {
+    const { addressOfRawData, sizeOfData } = readStructure(DEBUG_DIRECTORY_ENTRY, section.data, at);
+    // Data elsewhere would need another section with contents: then the file does without a build-id.
+    if (sectionAt(image, addressOfRawData) !== section) return undefined;
+    end = Math.max(end, addressOfRawData - start + sizeOfData);
+  }
+  return { section, end };
+}
+
+function withShortName(section: Section): Section {
+  if (section.name.length <= MOST_NAME || !section.header.name.startsWith("/")) return section;
+  const name = section.name.slice(0, MOST_NAME);
+  return { ...withHeader(section, { name }), name };
+}
+
+// ---- the command
+
+function write(files: readonly (readonly [file: string, bytes: Uint8Array])[], io: Io): void {
+  const written: string[] = [];
+  try {
+    for (const [file, bytes] of files) {
+      writeOutput(file, bytes, io);
+      written.push(file);
+    }
+  } catch (error) {
+    // Both or none.
+    for (const file of written) if (file !== "-" && fs.statSync(file).isFile()) fs.rmSync(file, { force: true });
+    throw error;
+  }
+}
+
+export const command: Command = {
+  usage: USAGE,
+  options: { "debug-file": { type: "string" }, "strip-signature": { type: "boolean" } },
+  positionals: ["IN", "OUT"],
+  run([input = "", output = ""], values, io) {
+    const debug = values["debug-file"];
+    refuseSameFile(input, output);
+    if (typeof debug === "string") {
+      refuseSameFile(input, debug);
+      if (debug === output || path.resolve(debug) === path.resolve(output))
+        throw new UsageError(`OUT and --debug-file are both '${debug}'`);
+      refuseSameFile(debug, output);
+    }
+    const files = aboutFile(input, () => {
+      const bytes = readInput(input, io);
+      const image = parseImage(values["strip-signature"] === true ? stripSignature(bytes) : bytes);
+      const stripped = serializeImage(stripDebug(image, sayOn(io, input)));
+      return [
+        ...(typeof debug === "string" ? [[debug, serializeImage(debugFile(image))] as const] : []),
+        [output, stripped] as const,
+      ];
+    });
+    write(files, io);
+    return 0;
+  },
+};
+
+runIfMain(import.meta.url, command);
