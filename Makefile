@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# The pipeline over xen.efi, one rule per step:
+#
+#   $(XEN_EFI) -> 1-relocated.efi -> 2-aligned.efi -> 3-headers.efi -> (verify) -> xen.mb.efi, all in $(OUT)
+#
+# so that a developer can stop after any step (make build/2-aligned.efi) and look at it.
+
+XEN_EFI ?= samples/mini-xen/mini-xen.efi
+OUT     ?= build
+RELOC   ?= move
+NODE    ?= node
+
+export XEN_DEBS CI
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.DEFAULT_GOAL := all
+
+ifneq ($(filter-out 0 1,$(words $(OUT))),)
+  $(error OUT='$(OUT)': Cannot build there: make takes no spaces in the names of what it makes)
+endif
+ifeq ($(filter move keep,$(RELOC)),)
+  $(error RELOC='$(RELOC)': Cannot build so: needed 'move' (.reloc ahead of __init_end) or 'keep' (behind .bss))
+endif
+
+# A file name as one word of the shell, whatever is in it.
+quote = '$(subst ','\'',$(1))'
+
+# node from 22.18 on runs the scripts as they are; before that, tsx does, the one package that is needed to run them.
+NODE_KIND := $(shell $(NODE) -p 'parseInt(process.versions.node) < 20 ? "old" : process.features.typescript ? "strips" : "tsx"' 2>/dev/null)
+ifeq ($(filter strips tsx,$(NODE_KIND)),)
+  $(error $(NODE): Cannot run the scripts: $(if $(NODE_KIND),it is too old,not found), needed node 20 or newer)
+endif
+MODULES := node_modules/.package-lock.json
+TSX     := node_modules/.bin/tsx
+ifeq ($(NODE_KIND),strips)
+  TS      := $(NODE) --disable-warning=ExperimentalWarning
+  RUNTIME :=
+else
+  TS      := $(TSX)
+  RUNTIME := $(MODULES)
+endif
+
+LIB       := $(filter-out %.test.ts,$(wildcard scripts/lib/*.ts))
+KEEP_FLAG := $(if $(filter keep,$(RELOC)),--keep)
+
+##@ Build
+
+.PHONY: all
+all: $(OUT)/xen.mb.efi ## xen.efi in, verified xen.mb.efi out (XEN_EFI=FILE OUT=DIR RELOC=move|keep)
+	@echo "$<:" $$(($$(wc -c < $<))) "bytes, from" $(call quote,$(XEN_EFI)) "with RELOC=$(RELOC)"
+
+# Dates do not tell whether the input is another one: packages carry their files' own. This file changes when name,
+# contents or RELOC do, and only then.
+$(OUT)/.input: FORCE
+	@mkdir -p $(OUT)
+	@{ echo $(call quote,$(XEN_EFI)) $(RELOC); cksum < $(call quote,$(XEN_EFI)); } > $@.new 2> /dev/null || :
+	@if cmp -s $@.new $@; then rm -f $@.new; else mv -f $@.new $@; fi
+
+$(OUT)/1-relocated.efi: $(OUT)/.input scripts/relocate-reloc.ts $(LIB) | $(RUNTIME)
+	$(TS) scripts/relocate-reloc.ts $(call quote,$(XEN_EFI)) $@ $(KEEP_FLAG)
+
+$(OUT)/2-aligned.efi: $(OUT)/1-relocated.efi scripts/align-sections.ts
+	$(TS) scripts/align-sections.ts $< $@
+
+$(OUT)/3-headers.efi: $(OUT)/2-aligned.efi scripts/emit-header.ts
+	$(TS) scripts/emit-header.ts $< $@
+
+# The report is shown, and kept beside the image.
+$(OUT)/verified.txt: $(OUT)/3-headers.efi scripts/verify.ts
+	$(TS) scripts/verify.ts $(call quote,$(XEN_EFI)) $< > $@
+	@cat $@
+
+$(OUT)/xen.mb.efi: $(OUT)/verified.txt
+	@cp $(OUT)/3-headers.efi $@.new
+	@mv -f $@.new $@
+
+.PHONY: verify
+verify: $(OUT)/verified.txt ## up to verify, without xen.mb.efi
+
+.PHONY: check-loaders
+check-loaders: | $(RUNTIME) ## what each boot loader will do with an image (IMAGE=FILE, default $(OUT)/xen.mb.efi)
+	@$(TS) scripts/check-loaders.ts $(call quote,$(or $(IMAGE),$(OUT)/xen.mb.efi))
+
+.PHONY: inspect
+inspect: | $(RUNTIME) ## what is in an image (IMAGE=FILE, default $(OUT)/xen.mb.efi)
+	@$(TS) scripts/inspect.ts $(call quote,$(or $(IMAGE),$(OUT)/xen.mb.efi))
+
+.PHONY: dist
+dist: $(OUT)/xen-mb-efi.mjs ## mb-efi as one file that needs nothing but node 20
+
+$(OUT)/xen-mb-efi.mjs: $(wildcard scripts/*.ts) $(LIB) | $(MODULES)
+	@mkdir -p $(OUT)
+	$(TSX) scripts/dist.ts $@
+
+$(MODULES): package.json package-lock.json
+	npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+##@ Package
+
+# From the command line only: an environment has variables of such names for other purposes.
+given = $(if $(filter command file,$(firstword $(origin $(1)))),$($(1)))
+
+SECTION_OF_CONFIG  := .config
+SECTION_OF_KERNEL  := .kernel
+SECTION_OF_RAMDISK := .ramdisk
+SECTION_OF_UCODE   := .ucode
+SECTION_OF_XSM     := .xsm
+SECTION_OF_SBAT    := .sbat
+PAYLOADS      := $(strip $(foreach v,CONFIG KERNEL RAMDISK UCODE XSM SBAT,$(if $(call given,$(v)),$(v))))
+SECTION_FLAGS := $(foreach v,$(PAYLOADS),--section $(call quote,$(SECTION_OF_$(v))=$($(v))))
+
+# What is unified and signed: strip, then add sections, then sign.
+STRIP    := $(if $(filter strip,$(MAKECMDGOALS)),1)
+TO_UNIFY := $(OUT)/$(if $(STRIP),xen.stripped.efi,xen.mb.efi)
+TO_SIGN  := $(if $(PAYLOADS),$(OUT)/xen.unified.efi,$(TO_UNIFY))
+ifneq ($(PAYLOADS),)
+all: $(OUT)/xen.unified.efi
+endif
+
+.PHONY: strip
+strip: $(OUT)/xen.stripped.efi ## without DWARF and symbols; they go to xen.debug, for gdb and addr2line
+
+$(OUT)/xen.stripped.efi: $(OUT)/xen.mb.efi scripts/strip-debug.ts
+	$(TS) scripts/strip-debug.ts $< $@ --debug-file $(OUT)/xen.debug
+
+.PHONY: unify
+unify: $(OUT)/xen.unified.efi ## with dom0 and SBAT inside (CONFIG= KERNEL= RAMDISK= UCODE= XSM= SBAT=)
+
+# As .input: changes when the files' names or contents do, or what they are added to.
+$(OUT)/.sections: FORCE
+	@$(if $(PAYLOADS),,echo 'make unify: Cannot add sections: none given, needed CONFIG=, KERNEL=, … or SBAT=' >&2; exit 2)
+	@mkdir -p $(OUT)
+	@{ echo $(TO_UNIFY) $(foreach v,$(PAYLOADS),$(v) $(call quote,$($(v)))); cksum $(foreach v,$(PAYLOADS),$(call quote,$($(v)))); } > $@.new 2> /dev/null || :
+	@if cmp -s $@.new $@; then rm -f $@.new; else mv -f $@.new $@; fi
+
+$(OUT)/xen.unified.efi: $(TO_UNIFY) $(OUT)/.sections scripts/add-sections.ts
+	$(TS) scripts/add-sections.ts $< $@ $(SECTION_FLAGS)
+
+# Every time: a signature has its time in it, and nobody can tell from dates which key made it.
+.PHONY: sign
+sign: $(TO_SIGN) ## signs for Secure Boot what was made last, and proves it (KEY= CERT=; needs sbsigntool)
+	@$(if $(and $(KEY),$(CERT)),,echo 'make sign: Cannot sign: needed KEY=key.pem CERT=cert.pem' >&2; exit 2)
+	$(TS) scripts/sign.ts $< $(OUT)/xen.signed.efi --key $(call quote,$(KEY)) --cert $(call quote,$(CERT))
+
+##@ Test
+
+.PHONY: test
+test: check | $(MODULES) ## types, unit tests, goldens; TEST=NAME for some of the files
+	@$(TSX) scripts/run-tests.ts $(if $(TEST),--only $(call quote,$(TEST)))
+
+.PHONY: check
+check: | $(MODULES) ## types only: tsx does not check them
+	@node_modules/.bin/tsc --noEmit
+
+.PHONY: fetch-xen
+fetch-xen: | $(RUNTIME) ## the six known Xen builds to samples/xen (XEN_DEBS=DIR is looked in first)
+	@$(TS) scripts/fetch-xen.ts
+
+.PHONY: golden golden-update golden-add
+golden: | $(MODULES) ## goldens only; NAME=… XEN_EFI=… checks a build frozen by golden-add
+	@$(TSX) scripts/golden.ts check $(if $(NAME),$(call quote,$(NAME)) $(if $(filter-out file,$(origin XEN_EFI)),$(call quote,$(XEN_EFI))))
+
+golden-update: | $(MODULES) ## rewrites the goldens and says what changed
+	@$(TSX) scripts/golden.ts update
+
+golden-add: | $(MODULES) ## freezes a build of your own (NAME=… XEN_EFI=…)
+	@$(TSX) scripts/golden.ts add $(call quote,$(NAME)) $(call quote,$(XEN_EFI))
+
+.PHONY: runtimes
+runtimes: ## other node majors and Deno, for make test, to build/runtimes
+	@mkdir -p build/runtimes
+	npm install --prefix build/runtimes --no-audit --no-fund --loglevel=error node22@npm:node@22 node24@npm:node@24 deno@2
+
+.PHONY: fuzz
+fuzz: | $(MODULES) ## mutated images through everything (SECONDS=… or COUNT=…, SEED=…)
+	@$(TSX) scripts/fuzz.ts $(if $(SECONDS),--seconds $(SECONDS)) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+
+.PHONY: samples
+samples: ## links samples/mini-xen anew, with gcc and binutils
+	$(MAKE) -C samples/mini-xen
+
+##@ Boot
+
+# Boots through real loaders in QEMU; where tools are missing, paths are skipped and say so (CI=true: they fail).
+# apt-get install $(make -s boot-packages) gets them all. IMAGE and BOOT as in: make boot IMAGE=build/xen.mb.efi BOOT=shim
+BOOT_IMAGE = $(or $(IMAGE),$(OUT)/xen.mb.efi)
+
+.PHONY: boot-test
+boot-test: | $(RUNTIME) ## mini-xen and one Xen build through every boot loader
+	$(TS) scripts/boot.ts
+
+.PHONY: boot-matrix
+boot-matrix: | $(RUNTIME) ## all known Xen builds through every boot loader
+	$(TS) scripts/boot.ts --matrix
+
+.PHONY: boot
+boot: $(filter $(OUT)/xen.mb.efi,$(BOOT_IMAGE)) | $(RUNTIME) ## one image through one loader, on this terminal (IMAGE=FILE BOOT=PATH)
+	$(TS) scripts/boot.ts --image $(call quote,$(BOOT_IMAGE)) --boot $(call quote,$(BOOT))
+
+.PHONY: boot-packages
+boot-packages: | $(RUNTIME) ## the Debian packages that the boot targets need
+	@$(TS) scripts/boot.ts --packages
+
+##@ In a Xen tree
+
+.PHONY: install-xen uninstall-xen xen-tree-test
+install-xen: dist | $(RUNTIME) ## adds xen.mb.efi to the build of a Xen source tree (XEN=DIR)
+	@$(TS) scripts/install-xen.ts $(call quote,$(XEN)) --tool $(OUT)/xen-mb-efi.mjs
+
+uninstall-xen: | $(RUNTIME) ## takes it out again, byte for byte (XEN=DIR)
+	@$(TS) scripts/install-xen.ts $(call quote,$(XEN)) --remove
+
+xen-tree-test: dist | $(MODULES) ## builds real Xen sources with it, minutes each (ONLY=TEXT)
+	@$(TSX) scripts/xen-tree-test.ts $(if $(ONLY),--only $(call quote,$(ONLY)))
+
+##@ Other
+
+.PHONY: clean
+clean: ## removes what was built; the fetched builds stay
+	rm -f $(addprefix $(OUT)/,.input .input.new 1-relocated.efi 2-aligned.efi 3-headers.efi verified.txt xen.mb.efi .sections .sections.new xen.stripped.efi xen.debug xen.unified.efi xen.signed.efi xen-mb-efi.mjs)
+	rm -rf build
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo 'Variables: XEN_EFI (samples/mini-xen/mini-xen.efi), OUT (build), RELOC (move), NODE (node), XEN_DEBS'
+
+.PHONY: FORCE
+FORCE:
