@@ -140,7 +140,7 @@ async function bootJob({ subject, bootPath }: Job, prepared: Promise<string>): P
     let booted = await attempt();
     if (garbled(booted.outcome, wanted)) booted = await attempt();
     const passed = meets(booted.outcome, wanted);
-    const reason = `expected ${[wanted.stage, wanted.trouble ?? "", wanted.detail].filter((word) => word !== "").join(" ")}; whole log: ${log}`;
+    const reason = `expected ${[wanted.stage, wanted.troubles?.join(" or ") ?? "", wanted.detail].filter((word) => word !== "").join(" ")}; whole log: ${log}`;
     return { ...about, ...booted, verdict: passed ? "passed" : "failed", reason };
   } catch (error) {
     if (error instanceof AptError) return { ...about, verdict: "skipped", reason: `${about.image}: ${error.message}` };

@@ -171,9 +171,9 @@ table("come in the loader's own words", () => {
 });
 
 /** What the outcome that the boot tests expect is called here. */
-function seenAs({ stage, trouble }: ReturnType<typeof expected>): "boots" | Outcome {
+function seenAs({ stage, troubles }: ReturnType<typeof expected>): "boots" | Outcome {
   if (stage === "refused") return "refuses";
-  return stage === "fail" || trouble !== undefined ? "loads, but Xen then stops" : "boots";
+  return stage === "fail" || troubles !== undefined ? "loads, but Xen then stops" : "boots";
 }
 
 table("agree with what the loaders were seen to do in the boot tests", () => {
