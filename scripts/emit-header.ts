@@ -49,6 +49,7 @@ import type { Multiboot2Tag } from "./lib/multiboot.ts";
 import {
   checkSections,
   definedSymbols,
+  DIRECTORY_DEBUG,
   hasFlags,
   hex,
   isStrayDebug,
@@ -112,6 +113,7 @@ export function emitHeader(image: Image, say: Say = silent): Image {
   const old = findOldHeaders(span);
   const header = fitHeader(old, span, entry, say);
   requireInSearchWindow(image, span, header);
+  refuseDebugDirectoryIn(image, header);
   const sections = new Map([[old.section, rewrite(old, header)]]);
   voidRelocations(image, sections, header.from, header.end, say);
   return sortSectionTable({
@@ -291,6 +293,16 @@ function requireInSearchWindow(image: Image, span: LoadSpan, { rva, bytes }: New
   if (end > MB2_SEARCH)
     fail(
       `the Multiboot2 header would be at offset ${range(start, end)}, needed below ${hex(MB2_SEARCH)}, where loaders look for it`,
+    );
+}
+
+/** Whoever reads it would find Multiboot tags there; no linker puts it into the header, but the data directory may say so. */
+function refuseDebugDirectoryIn({ directories }: Image, { from, end }: NewHeader): void {
+  const { virtualAddress, size } = directories[DIRECTORY_DEBUG] ?? { virtualAddress: 0, size: 0 };
+  const directoryEnd = virtualAddress + size;
+  if (size !== 0 && virtualAddress < end && from < directoryEnd)
+    fail(
+      `the debug directory is at ${range(virtualAddress, directoryEnd)}, needed outside the Multiboot2 header, which takes ${range(from, end)}`,
     );
 }
 

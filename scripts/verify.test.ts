@@ -17,7 +17,7 @@ import { offsetOf, viewOf } from "./lib/fields.ts";
 import type { Row, Structure } from "./lib/fields.ts";
 import { knownBuilds } from "./lib/known-builds.ts";
 import { MB1_ADDRESS_HEADER, MB2_ADDRESS_TAG, MB2_ENTRY_ADDRESS_TAG, MB2_HEADER, MB2_RELOCATABLE_TAG } from "./lib/multiboot.ts";
-import { COFF_HEADER, DATA_DIRECTORY, DEBUG_DIRECTORY_ENTRY, imageCheckSum, OPTIONAL_HEADER, parseImage, SECTION_HEADER, SYMBOL } from "./lib/pe.ts";
+import { COFF_HEADER, DATA_DIRECTORY, DEBUG_DIRECTORY_ENTRY, DIRECTORY_DEBUG, imageCheckSum, OPTIONAL_HEADER, parseImage, SECTION_HEADER, serializeImage, SYMBOL } from "./lib/pe.ts";
 import type { Image } from "./lib/pe.ts";
 import { onBytes } from "./lib/transform.ts";
 import { alignSections } from "./align-sections.ts";
@@ -606,6 +606,17 @@ bad("at most 50 lines, and how many more", () => {
   for (let at = 0x1200; at < noise.length; at += 1 + state(64)) noise[at] = state(256);
   const { violations } = verify(mini, noise);
   assert.ok(violations.length <= 51, `${violations.length} lines`);
+});
+
+bad("a debug directory that is written over", () => {
+  // Where the old header has zeros for the entry's file offset, so that there is nothing to correct in it.
+  const inHeader = (bytes: Uint8Array): Uint8Array => {
+    const image = parseImage(bytes);
+    const virtualAddress = (image.sections[0]?.header.virtualAddress ?? 0) + 0x64;
+    const directories = image.directories.map((d, i) => (i === DIRECTORY_DEBUG ? { ...d, virtualAddress } : d));
+    return serializeImage({ ...image, directories });
+  };
+  rejects(inHeader(mini), inHeader(moved), /the debug directory is at \[0x200064,0x200080\), needed outside/);
 });
 
 bad.run();

@@ -36,6 +36,7 @@ import { boots, judge as askLoader } from "./lib/loader-rules.ts";
 import { MB1_ADDRESS_HEADER, MB1_AOUT_KLUDGE, MB1_MAGIC } from "./lib/multiboot.ts";
 import {
   DIRECTORY_BASE_RELOCATION,
+  DIRECTORY_DEBUG,
   hasFlags,
   hex,
   MEM_DISCARDABLE,
@@ -192,6 +193,7 @@ function readOriginal(comparison: Comparison, findings: Findings): Original {
     virtualAddress: 0,
     size: 0,
   };
+  checkDebugDirectory(original, header, findings);
   const patches = [header.patch, ...voidPatches(fixups, header.patch, table), ...debugPatches(comparison, memory)];
   if (moved) {
     patches.push(
@@ -205,6 +207,14 @@ function readOriginal(comparison: Comparison, findings: Findings): Original {
     checkPointers(memory, fixups, original.optional.imageBase, table, table + size, findings);
   }
   return { memory, fixups, header, entry, patches };
+}
+
+/** One that is written over is lost, whatever its entries look like afterwards. */
+function checkDebugDirectory({ directories }: Image, { patch }: HeaderChange, findings: Findings): void {
+  const { virtualAddress, size } = directories[DIRECTORY_DEBUG] ?? { virtualAddress: 0, size: 0 };
+  const [end, headerEnd] = [virtualAddress + size, patch.start + patch.bytes.length];
+  if (size !== 0 && virtualAddress < headerEnd && patch.start < end)
+    findings.add("the debug directory", `at ${range(virtualAddress, end)}`, `outside ${range(patch.start, headerEnd)}, the Multiboot2 header`);
 }
 
 /** ImageBase, where nothing is relocated, and the lowest and the highest base that Xen runs at: 2 MiB-aligned, below 4 GiB (efi-boot.h:efi_arch_load_addr_check). */
