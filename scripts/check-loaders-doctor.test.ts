@@ -10,6 +10,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
+import { addSections } from "./add-sections.ts";
 import { alignSections } from "./align-sections.ts";
 import { checkLoaders, reportText } from "./check-loaders.ts";
 import { emitHeader } from "./emit-header.ts";
@@ -62,8 +63,8 @@ doctor("knows what is wrong with an untouched xen.efi, and which step mends it",
     "no-addresses emit-header",
     "nx-claim emit-header",
     "nx-claim-place emit-header",
+    "no-sbat add-sections",
     "write-execute null",
-    "no-sbat null",
   ]);
   const text = reportText(checkLoaders(load(MAIN_BUILD, "untouched")));
   for (
@@ -91,7 +92,10 @@ for (const build of builds) {
     assert.ok(left(relocated).includes("align-sections"));
     assert.not.ok(left(aligned).includes("align-sections"));
     assert.ok(left(aligned).includes("emit-header"));
-    assert.equal([...new Set(left(emitHeader(aligned)))], ["null"]);
+    const finished = emitHeader(aligned);
+    assert.equal([...new Set(left(finished))], ["add-sections", "null"]);
+    const sbat = { name: ".sbat", data: Buffer.from("sbat,1,SBAT Version,sbat,1,-\nxen.test,1,Test,xen,1,-\n") };
+    assert.equal([...new Set(left(addSections(finished, [sbat])))], ["null"]);
   });
 }
 

@@ -32,7 +32,14 @@ import {
 import type { Image } from "./pe.ts";
 import { loadSpan, whyNotLinear } from "./xen.ts";
 
-export type Remedy = "relocate-reloc" | "align-sections" | "emit-header" | "any step" | "--strip-signature" | null;
+export type Remedy =
+  | "relocate-reloc"
+  | "align-sections"
+  | "emit-header"
+  | "any step"
+  | "add-sections"
+  | "--strip-signature"
+  | null;
 
 export interface Obstacle {
   readonly id: string;
@@ -97,6 +104,7 @@ const ORDER: readonly Remedy[] = [
   "align-sections",
   "emit-header",
   "any step",
+  "add-sections",
   null,
 ];
 
@@ -320,8 +328,8 @@ const SIGNS: readonly Sign[] = [
   { id: "reloc-read-only-code", remedy: null, sign: readOnlyFixup(false) },
   {
     id: "no-sbat",
-    remedy: null,
-    advice: "the vendor adds it (ukify, objcopy); behind GRUB or systemd-boot none is needed",
+    remedy: "add-sections",
+    advice: "with --section .sbat=FILE, of the vendor's own lines; behind GRUB or systemd-boot none is needed",
     sign: (
       { image },
     ) => (image.sections.some((s) => s.name === ".sbat") ? undefined : `there is no section .sbat: ${NO_SBAT}`),
