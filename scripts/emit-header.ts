@@ -185,9 +185,11 @@ function requireSuitableTags(tags: readonly Multiboot2Tag[], rva: number): void 
     fail(
       `the Multiboot2 header at RVA ${hex(rva)} has the tag ${MB2_TAG_NAMES[present.type]}, needed one without: emit-header has run already`,
     );
-  const relocatable = tags.find((t) => t.type === MB2_RELOCATABLE && t.bytes.length >= MB2_RELOCATABLE_TAG.size);
-  const align = relocatable === undefined ? undefined : readStructure(MB2_RELOCATABLE_TAG, relocatable.bytes, 0).align;
-  if (align === undefined || align < NEEDED_ALIGN) {
+  const alignments = tags
+    .filter((t) => t.type === MB2_RELOCATABLE && t.bytes.length >= MB2_RELOCATABLE_TAG.size)
+    .map((t) => readStructure(MB2_RELOCATABLE_TAG, t.bytes, 0).align);
+  if (!alignments.some((align) => align >= NEEDED_ALIGN)) {
+    const [align] = alignments;
     fail(
       `the Multiboot2 header at RVA ${hex(rva)} has ${align === undefined ? "no RELOCATABLE tag" : `a RELOCATABLE tag with alignment ${hex(align)}`}, needed one with an alignment of at least ${hex(NEEDED_ALIGN)}`,
     );
