@@ -19,6 +19,7 @@ import { knownBuilds } from "./lib/known-builds.ts";
 import { MB1_ADDRESS_HEADER, MB2_ADDRESS_TAG, MB2_ENTRY_ADDRESS_TAG, MB2_HEADER, MB2_RELOCATABLE_TAG } from "./lib/multiboot.ts";
 import { COFF_HEADER, DATA_DIRECTORY, DEBUG_DIRECTORY_ENTRY, DIRECTORY_DEBUG, imageCheckSum, OPTIONAL_HEADER, parseImage, SECTION_HEADER, serializeImage, SYMBOL } from "./lib/pe.ts";
 import type { Image } from "./lib/pe.ts";
+import { sample } from "./lib/sample-run.ts";
 import { onBytes } from "./lib/transform.ts";
 import { alignSections } from "./align-sections.ts";
 import { emitHeader } from "./emit-header.ts";
@@ -113,6 +114,18 @@ for (const keep of [false, true]) {
       accepts(original, keep);
     });
   }
+}
+
+for (const [what, edits] of [
+  ["the last section below .bss is .init", "remove section .data.read_mostly\nremove section .data"],
+  ["uninitialised sections lie below .bss", "section .hole rva=0x208800 vsize=0x100 flags=bss,read,write"],
+  [
+    "the last of two RELOCATABLE tags asks for 2 MiB",
+    "in .text 0x18\nmb2 relocatable=0x200000,0xffffffff,0x1000,1 relocatable=0x200000,0xffffffff,0x200000,2 efi_bs? entry_address_efi64=__efi64_mb2_start\nfill 0x90 to 0x100",
+  ],
+] as const) {
+  for (const keep of [false, true])
+    good(`an image where ${what}, ${keep ? "keep" : "move"}`, () => void accepts(sample(edits), keep));
 }
 
 good("bytes in a Buffer, at an odd place in memory", () => {

@@ -373,7 +373,9 @@ export function loadMultiboot2(file: Uint8Array): Multiboot2Load {
   const at = onlyHeader(file, MB2_SEARCH, MB2_ALIGN, MB2_MAGIC, [4, 8, 12], name);
   const tags = multiboot2Tags(file.subarray(0, MB2_SEARCH), at);
   const one = (type: number, size: number): Multiboot2Tag => {
-    const [tag, second] = tags.filter((t) => t.type === type);
+    const found = tags.filter((t) => t.type === type);
+    // Of several RELOCATABLE tags GRUB keeps the last.
+    const [tag, second] = type === MB2_RELOCATABLE ? found.slice(-1) : found;
     if (tag === undefined) return fail(`${name} at offset ${hex(at)} has no tag ${tagName(type)}: run emit-header`);
     if (second !== undefined) fail(`${name} at offset ${hex(at)} has two tags ${tagName(type)}, needed one`);
     if (tag.bytes.length < size)

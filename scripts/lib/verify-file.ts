@@ -11,6 +11,7 @@ import {
   byAddress,
   CNT_CODE,
   CNT_INITIALIZED_DATA,
+  CNT_UNINITIALIZED_DATA,
   COFF_HEADER,
   DATA_DIRECTORY,
   DIRECTORY_BASE_RELOCATION,
@@ -66,10 +67,12 @@ export function spanOf(image: Image): Span {
   if (bss === undefined || second !== undefined)
     throw new ImageError(`it has ${bss === undefined ? "no" : "more than one"} section .bss, needed one`);
   const bssStart = bss.header.virtualAddress;
-  const sections = byAddress(image.sections.filter((s) => s.header.virtualAddress < bssStart));
+  const below = byAddress(image.sections.filter((s) => s.header.virtualAddress < bssStart));
+  // Uninitialised sections directly below .bss are zeroed along with it.
+  const sections = below.slice(0, below.findLastIndex((s) => !hasFlags(s, CNT_UNINITIALIZED_DATA)) + 1);
   const first = sections[0]?.header.virtualAddress;
   const last = sections.at(-1);
-  if (first === undefined || last === undefined) throw new ImageError("it has no section below .bss");
+  if (first === undefined || last === undefined) throw new ImageError("it has no initialised section below .bss");
   if (first % SIZE_2M !== 0)
     throw new ImageError(`its first section is at RVA ${hex(first)}, needed a multiple of ${hex(SIZE_2M)}`);
   const bssEnd = sectionEnd(bss);
@@ -343,7 +346,7 @@ function followers(sections: readonly Section[]): Map<Section, number> {
 }
 
 /** The last pages ahead of __init_end, which is where the section behind the last .init section begins; undefined becomes 0. */
-function newTableAddress(original: Image, reloc: Section): number {
+export function newTableAddress(original: Image, reloc: Section): number {
   const sections = byAddress(original.sections);
   const init = sections.findLastIndex((s) => s.name.startsWith(".init"));
   return (sections[init + 1]?.header.virtualAddress ?? 0) - roundUp(reloc.header.virtualSize, PAGE_SIZE);
@@ -361,7 +364,7 @@ export function checkLayout({ original, result, span, pairs }: Comparison, findi
   let end = sizeOfHeaders;
   for (const section of byAddress(result.sections)) {
     const { virtualAddress, virtualSize, pointerToRawData, sizeOfRawData } = section.header;
-    const inside = virtualAddress < span.bssStart;
+    const inside = section === last || inSpan.has(section);
     const size = inside
       ? section === last
         ? roundUp(virtualSize, 512)
