@@ -120,6 +120,10 @@ for (const [what, edits] of [
   ["the last section below .bss is .init", "remove section .data.read_mostly\nremove section .data"],
   ["uninitialised sections lie below .bss", "section .hole rva=0x208800 vsize=0x100 flags=bss,read,write"],
   [
+    "stray debug sections share a name, and one moves to where another was",
+    "set optional.sizeOfImage 0x20f000\nset section .debug_info.virtualAddress 0x20eff0\nsection .debug_info rva=0x20f000 flags=data,read\nhex 01\nsection .debug_info rva=0xc0000000 flags=data,read\nhex 02",
+  ],
+  [
     "the last of two RELOCATABLE tags asks for 2 MiB",
     "in .text 0x18\nmb2 relocatable=0x200000,0xffffffff,0x1000,1 relocatable=0x200000,0xffffffff,0x200000,2 efi_bs? entry_address_efi64=__efi64_mb2_start\nfill 0x90 to 0x100",
   ],

@@ -82,33 +82,42 @@ export function spanOf(image: Image): Span {
 // ---- which section is which
 
 /**
- * Finds each section's counterpart: by name and RVA, or, for what may move, by name.
+ * Finds each section's counterpart: by name and RVA, or, for what may move, by name and order. Stray debug sections may
+ * share a name, since old linkers cut names to 8 characters.
  * @returns undefined when sections are missing or new, which is a violation
  */
 export function pairSections(original: Image, result: Image, findings: Findings): Map<Section, Section> | undefined {
   const key = ({ name, header }: Section): string => `${header.virtualAddress} ${name}`;
+  const mayMove = (section: Section): boolean => section.name === ".reloc" || isStray(original, section);
   const there = new Map(result.sections.map((section) => [key(section), section]));
   const pairs = new Map<Section, Section>();
   const open: Section[] = [];
   for (const section of byAddress(original.sections)) {
-    const partner = there.get(key(section));
+    const partner = mayMove(section) ? undefined : there.get(key(section));
     if (partner === undefined) open.push(section);
-    else pairs.set(section, partner);
-    there.delete(key(section));
+    else {
+      pairs.set(section, partner);
+      there.delete(key(section));
+    }
   }
-  const left = new Map([...there.values()].map((section) => [section.name, section]));
+  /** By name; the lowest is the last. */
+  const left = new Map<string, Section[]>();
+  for (const section of byAddress([...there.values()]).reverse()) {
+    const others = left.get(section.name);
+    if (others === undefined) left.set(section.name, [section]);
+    else others.push(section);
+  }
   for (const section of open) {
-    const partner = left.get(section.name);
-    if (partner !== undefined && (section.name === ".reloc" || isStray(original, section))) pairs.set(section, partner);
+    const partner = left.get(section.name)?.pop();
+    if (partner !== undefined && mayMove(section)) pairs.set(section, partner);
     else
       findings.add(
         `section ${section.name} of the original at RVA ${hex(section.header.virtualAddress)}`,
         partner === undefined ? "missing" : `at ${hex(partner.header.virtualAddress)}`,
         "at the same address",
       );
-    left.delete(section.name);
   }
-  for (const section of left.values())
+  for (const section of [...left.values()].flat())
     findings.add(
       `section ${section.name} at RVA ${hex(section.header.virtualAddress)}`,
       "new",
