@@ -415,8 +415,11 @@ export function checkSections(image: Image, action: string): void {
     );
   }
   for (const ranges of [
+    // An empty section inside another one would cut that one's data short where the layout goes by RVAs.
     memory,
-    [...file, { what: "the COFF symbol table", start: pointerToSymbolTable, end: tableEnd }],
+    [...file, { what: "the COFF symbol table", start: pointerToSymbolTable, end: tableEnd }].filter(
+      (r) => r.end > r.start,
+    ),
   ]) {
     const clash = firstOverlap(ranges);
     if (clash !== undefined) {
@@ -441,7 +444,7 @@ interface Range {
 }
 
 function firstOverlap(ranges: readonly Range[]): [Range, Range] | undefined {
-  const sorted = ranges.filter((r) => r.end > r.start).sort((a, b) => a.start - b.start);
+  const sorted = [...ranges].sort((a, b) => a.start - b.start);
   for (let i = 1; i < sorted.length; i++) {
     const [a, b] = [sorted[i - 1], sorted[i]];
     if (a !== undefined && b !== undefined && b.start < a.end) return [a, b];
