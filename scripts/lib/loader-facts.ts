@@ -200,7 +200,8 @@ function walkRelocations(image: Image): RelocationWalk {
       break;
     }
     const { page, size: blockSize } = readStructure(BLOCK, table, offset);
-    if (blockSize < BLOCK.size || blockSize % 4 !== 0) {
+    // Behind the last block nothing begins that would have to be on a multiple of 4.
+    if (blockSize < BLOCK.size || blockSize % (offset + blockSize === size ? 2 : 4) !== 0) {
       stop("block size", blockSize, `has SizeOfBlock ${hex(blockSize)}, needed a multiple of 4 from 0x8 on`);
       break;
     }

@@ -248,7 +248,8 @@ export function readFixups(table: Uint8Array): Fixups {
   for (let block = 0; block < table.length;) {
     const left = table.length - block;
     const size = left < BLOCK_HEADER_SIZE ? 0 : view.getUint32(block + 4, true);
-    if (size < BLOCK_HEADER_SIZE || size % 4 !== 0 || size > left)
+    // Xen goes on at the next multiple of 4, the others where the block ends: only the last one may end off one.
+    if (size < BLOCK_HEADER_SIZE || size % (size === left ? 2 : 4) !== 0 || size > left)
       fail(
         `the block at offset ${hex(block)} of its base relocation table has SizeOfBlock ${hex(size)}, needed a multiple of 4 from 0x8 to ${hex(left)}`,
       );

@@ -197,7 +197,9 @@ export function* baseRelocations(image: Image): Generator<BaseRelocation> {
       corrupt(place, `${hex(size - block)} bytes long`, `at least ${hex(BLOCK_HEADER_SIZE)}`);
     const page = view.getUint32(block, true);
     const blockSize = view.getUint32(block + 4, true);
-    if (blockSize < BLOCK_HEADER_SIZE || blockSize % 4 !== 0 || block + blockSize > size) {
+    // Blocks begin on multiples of 4 (PE specification, "The .reloc Section"): only the last may end off one.
+    const unit = block + blockSize === size ? ENTRY_SIZE : 4;
+    if (blockSize < BLOCK_HEADER_SIZE || blockSize % unit !== 0 || block + blockSize > size) {
       corrupt(
         place,
         `SizeOfBlock ${hex(blockSize)}`,
