@@ -230,7 +230,7 @@ const EXPENDABLE: readonly number[] = [MB2_FRAMEBUFFER, MB2_CONSOLE_FLAGS];
 
 function fitHeader(old: OldHeaders, span: LoadSpan, entry: number, say: Say): NewHeader {
   const rva = roundUp(old.from, MB2_ALIGN);
-  const room = Math.max(old.roomEnd, old.end) - rva;
+  const room = old.roomEnd - rva;
   let { tags } = old;
   const dropped: string[] = [];
   const drop = [...EXPENDABLE];
