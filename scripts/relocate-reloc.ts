@@ -34,6 +34,7 @@ import {
   sectionAt,
   sectionEnd,
   sortSectionTable,
+  symbolBelow,
   withHeader,
 } from "./lib/pe.ts";
 import type { Image, Section } from "./lib/pe.ts";
@@ -94,10 +95,9 @@ function moveTable(image: Image, span: LoadSpan, reloc: Section, say: Say): Imag
   const pairs = findPairs(image, span, reloc, size);
   refuseLeftBehind(image, span, reloc, size);
   checkSymbols(image, reloc, size);
-  const inFunction = functionNames(image);
   for (const [start, end] of pairs) {
     say(
-      `note: __base_relocs_start at ${hex(start.rva)} and __base_relocs_end at ${hex(end.rva)} now refer to ${hex(target)} and ${hex(target + size)}${inFunction(end)}`,
+      `note: __base_relocs_start at ${hex(start.rva)} and __base_relocs_end at ${hex(end.rva)} now refer to ${hex(target)} and ${hex(target + size)}${inFunction(image, end)}`,
     );
   }
   const changed = patchReferences(pairs, target - reloc.header.virtualAddress);
@@ -262,6 +262,7 @@ function pointerAt(image: Image, rva: number): bigint {
   if (section === undefined)
     throw new ImageError(`Cannot ${ACTION}: a base relocation is for RVA ${hex(rva)}, needed one inside a section`);
   const offset = rva - section.header.virtualAddress;
+  if (offset + 8 <= section.data.length) return viewOf(section.data).getBigUint64(offset, true);
   const bytes = new Uint8Array(8);
   bytes.set(section.data.subarray(offset, offset + 8));
   return viewOf(bytes).getBigUint64(0, true);
@@ -269,26 +270,23 @@ function pointerAt(image: Image, rva: number): bigint {
 
 /** Where there are symbols, they must say what the instructions said. */
 function checkSymbols(image: Image, reloc: Section, size: number): void {
-  const expected = new Map([
+  const expected = [
     ["__base_relocs_start", reloc.header.virtualAddress],
     ["__base_relocs_end", reloc.header.virtualAddress + size],
-  ]);
-  for (const { name, rva } of definedSymbols(image)) {
-    const needed = expected.get(name);
-    if (needed !== undefined && rva !== needed)
-      throw new ImageError(
-        `Cannot ${ACTION}: symbol ${name} is ${hex(rva)}, needed ${hex(needed)} as data directory 5 says`,
-      );
+  ] as const;
+  for (const [name, needed] of expected) {
+    const wrong = definedSymbols(image, name).find(({ rva }) => rva !== needed);
+    if (wrong === undefined) continue;
+    throw new ImageError(
+      `Cannot ${ACTION}: symbol ${name} is ${hex(wrong.rva)}, needed ${hex(needed)} as data directory 5 says`,
+    );
   }
 }
 
-/** For an RVA, ", in FUNCTION": the nearest symbol at or below it in the same section, where the image has symbols. */
-function functionNames(image: Image): (reference: LeaReference) => string {
-  const symbols = [...definedSymbols(image)].filter((s) => !s.name.startsWith(".")).sort((a, b) => a.rva - b.rva);
-  return ({ section, rva }) => {
-    const name = symbols.findLast((s) => s.rva <= rva && image.sections[s.section] === section)?.name;
-    return name === undefined ? "" : `, in ${printable(name)}`;
-  };
+/** For an RVA, ", in FUNCTION", where the image has symbols. */
+function inFunction(image: Image, { section, rva }: LeaReference): string {
+  const name = symbolBelow(image, section, rva);
+  return name === undefined ? "" : `, in ${printable(name)}`;
 }
 
 /** Adds to the displacement of every referring instruction; two pairs may share one. */

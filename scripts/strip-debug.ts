@@ -143,7 +143,7 @@ function isDebug(image: Image, section: Section, span: LoadSpan): boolean {
 
 /** emit-header takes the entry point from the symbol `start`; without symbols it is the first byte of .text. */
 function requireEntryKnown(image: Image, span: LoadSpan): void {
-  const start = [...definedSymbols(image)].find((s) => s.external && s.name === "start" && s.rva !== span.first);
+  const start = definedSymbols(image, "start").find((s) => s.external && s.rva !== span.first);
   const [text] = span.sections;
   if (start === undefined || text === undefined) return;
   const at = findMultiboot2(text.data);

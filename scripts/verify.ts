@@ -26,11 +26,12 @@ import {
   loadMultiboot1,
   loadMultiboot2,
   readFixups,
-  relocate,
+  Relocator,
   relocationTable,
 } from "./lib/loaders.ts";
 import type { Fixups, Memory, Multiboot1Load, Multiboot2Load, MultibootLoad } from "./lib/loaders.ts";
 import { examine } from "./lib/loader-facts.ts";
+import type { Evidence } from "./lib/loader-facts.ts";
 import { PROFILES } from "./lib/loader-profiles.ts";
 import { boots, judge as askLoader } from "./lib/loader-rules.ts";
 import { MB1_ADDRESS_HEADER, MB1_AOUT_KLUDGE, MB1_MAGIC } from "./lib/multiboot.ts";
@@ -238,25 +239,24 @@ function compareAtBases(
   findings: Findings,
 ): number {
   const { original, result } = comparison;
-  const changes = { patches: before.patches, reshaped: reshapedSections(comparison), done: new Map() };
+  const changes = { patches: before.patches, reshaped: reshapedSections(comparison) };
+  const relocators = [
+    new Relocator(before.memory, before.fixups, original.fileSize),
+    new Relocator(memory, fixups, result.fileSize),
+  ] as const;
   const count = findings.count;
   const known = new Map<Uint8Array, Uint8Array>();
   let compared = 0;
   for (const base of bases) {
     const delta = base - original.optional.imageBase;
-    const needed = findings.attempt("the original", () =>
-      changedMemory(relocate(before.memory, before.fixups, delta, original.fileSize), changes),
-    );
-    const found = findings.attempt("the result", () => relocate(memory, fixups, delta, result.fileSize).slice(1));
+    const where = delta === 0n ? "" : ` at base ${hex(base)}`;
+    const needed = findings.attempt("the original", () => changedMemory(relocators[0].at(delta), changes));
+    const found = findings.attempt("the result", () => relocators[1].at(delta).slice(1));
     if (needed === undefined || found === undefined) return compared;
-    compared = compareMemory(
-      needed,
-      found,
-      before.patches,
-      delta === 0n ? "" : ` at base ${hex(base)}`,
-      known,
-      findings,
-    );
+    compared =
+      findings.attempt("the original", () =>
+        compareMemory(needed, found, before.patches, where, known, findings),
+      ) ?? compared;
     // The other bases would say the same again, for every relocated place.
     if (findings.count !== count) return compared;
   }
@@ -542,7 +542,8 @@ function loadText({ offset, segment, loadAddr, loadEndAddr }: MultibootLoad, ent
  * not give it already.
  */
 function checkLoaders(original: Image, result: Image, findings: Findings): string {
-  const [before, after] = [examine(original.background), examine(result.background)];
+  const after = examine(result.background);
+  let before: Evidence | undefined;
   const accepted: string[] = [];
   const asBefore: string[] = [];
   for (const profile of PROFILES.filter(({ needed }) => needed)) {
@@ -551,6 +552,7 @@ function checkLoaders(original: Image, result: Image, findings: Findings): strin
       accepted.push(profile.name);
       continue;
     }
+    before ??= examine(original.background);
     const known = new Set(askLoader(profile, before).findings.map(({ rule }) => rule));
     const worse = verdict.findings.find(({ kind, rule }) => kind !== "warn" && !known.has(rule));
     if (worse === undefined) asBefore.push(profile.name);

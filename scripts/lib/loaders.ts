@@ -45,11 +45,15 @@ import type { Image } from "./pe.ts";
 
 // ---- memory
 
-/** A range of memory that a loader has filled. Addresses are RVAs, or link addresses, which for Xen are the same. */
-export interface Segment {
+/** A range of memory. Addresses are RVAs, or link addresses, which for Xen are the same. */
+interface Extent {
   readonly name: string;
   readonly start: number;
   readonly end: number;
+}
+
+/** A range of memory that a loader has filled. */
+export interface Segment extends Extent {
   /** What is at its start; zeros follow up to `end`. */
   readonly bytes: Uint8Array;
 }
@@ -61,7 +65,7 @@ const ADDRESS_SPACE = 2 ** 32;
 const ZEROS = new Uint8Array(1 << 16);
 
 /** Puts segments in order. @throws ImageError when two overlap, or one is beyond 4 GiB */
-export function memoryOf(segments: readonly Segment[]): Memory {
+export function memoryOf<S extends Extent>(segments: readonly S[]): S[] {
   const memory = segments.filter((s) => s.end > s.start).sort((a, b) => a.start - b.start);
   memory.forEach((segment, i) => {
     const before = memory[i - 1];
@@ -78,7 +82,7 @@ function fail(reason: string): never {
 }
 
 /** The segment that an address lies in. */
-export function segmentAt(memory: Memory, address: number): Segment | undefined {
+export function segmentAt<S extends Extent>(memory: readonly S[], address: number): S | undefined {
   let [low, high] = [0, memory.length];
   while (low < high) {
     const middle = (low + high) >>> 1;
@@ -110,16 +114,12 @@ export function* differences(a: Uint8Array, b: Uint8Array, size: number): Genera
   const [short, long] = x.length < y.length ? [x, y] : [y, x];
   let run: [number, number] | undefined;
   // Two loaders may have taken the very same bytes of the file.
-  const same =
-    x.buffer === y.buffer && x.byteOffset === y.byteOffset ? short.length - (short.length % ZEROS.length) : 0;
-  for (let at = same; at < long.length; at += ZEROS.length) {
-    const end = Math.min(at + ZEROS.length, long.length);
-    if (
-      end <= short.length
-        ? Buffer.compare(x.subarray(at, end), y.subarray(at, end)) === 0
-        : isZero(short.subarray(at, end)) && isZero(long.subarray(at, end))
-    )
-      continue;
+  let end = x.buffer === y.buffer && x.byteOffset === y.byteOffset ? short.length : 0;
+  while (end < long.length) {
+    const at = end;
+    end = Math.min(at + ZEROS.length, at < short.length ? short.length : long.length);
+    const part = long.subarray(at, end);
+    if (at < short.length ? Buffer.compare(short.subarray(at, end), part) === 0 : isZero(part)) continue;
     for (let i = at; i < end; i++) {
       if ((short[i] ?? 0) === long[i]) continue;
       if (run !== undefined && i - run[1] < 8) run[1] = i + 1;
@@ -270,48 +270,96 @@ export function readFixups(table: Uint8Array): Fixups {
   return { count, at: at.subarray(0, count), types: types.subarray(0, count), targets: targets.subarray(0, count) };
 }
 
-/**
- * Memory with base relocations applied.
- * @param delta the difference of the base it is loaded at and ImageBase; of its 64 bits, HIGHLOW takes the lower 32
- * @param budget bytes of zero-filled memory that fix-ups may make real: the size of the file, say
- * @throws ImageError when a fix-up's target is not in memory
- */
-export function relocate(memory: Memory, { count, types, targets }: Fixups, delta: bigint, budget: number): Memory {
-  if (delta === 0n) return memory;
-  const low = Number(BigInt.asUintN(32, delta));
-  const high = Number(BigInt.asUintN(32, delta >> 32n));
-  const copies = new Map<Segment, Segment>();
-  let segment: Segment | undefined;
-  let view = viewOf(ZEROS);
-  let left = budget;
-  for (let i = 0; i < count; i++) {
-    const width = fixupWidth(types[i]);
-    const target = targets[i] ?? 0;
-    if (width === 0) continue;
-    if (segment === undefined || target < segment.start || target >= segment.end) segment = segmentAt(memory, target);
-    if (segment === undefined || target + width > segment.end)
-      return fail(`a base relocation is for RVA ${range(target, target + width)}, which is not inside one section`);
-    let copy = copies.get(segment);
-    if (copy === undefined) {
-      copy = { ...segment, bytes: new Uint8Array(segment.bytes) };
-      copies.set(segment, copy);
-    }
-    if (target + width > copy.start + copy.bytes.length) {
+/** A segment whose bytes are made when they are asked for. */
+export interface RelocatedSegment extends Extent {
+  /**
+   * Its bytes, good until another segment of the same memory is read: all of them share one buffer.
+   * @param own whether they will be changed; otherwise they may be the file's
+   */
+  read(own?: boolean): Uint8Array;
+}
+
+/** Applies base relocations to memory, one segment at a time: whole copies would need as much memory as all else. */
+export class Relocator {
+  readonly #memory: Memory;
+  readonly #fixups: Fixups;
+  readonly #budget: number;
+  #segments: Map<Segment, { readonly entries: number[]; size: number }> | undefined;
+  #buffer = new Uint8Array(0);
+
+  /** @param budget bytes of zero-filled memory that fix-ups may make real: the size of the file, say */
+  constructor(memory: Memory, fixups: Fixups, budget: number) {
+    this.#memory = memory;
+    this.#fixups = fixups;
+    this.#budget = budget;
+  }
+
+  /**
+   * The memory as it is at another base.
+   * @param delta the difference of the base and ImageBase; of its 64 bits, HIGHLOW takes the lower 32
+   * @throws ImageError when a fix-up's target is not in memory
+   */
+  at(delta: bigint): RelocatedSegment[] {
+    if (delta !== 0n) this.#segments ??= this.#group();
+    return this.#memory.map((segment) => ({
+      name: segment.name,
+      start: segment.start,
+      end: segment.end,
+      read: (own = false) => this.#read(segment, delta, own),
+    }));
+  }
+
+  /** Which entries of the table are for which segment, and how many of its bytes they need to be there. */
+  #group(): Map<Segment, { readonly entries: number[]; size: number }> {
+    const { count, types, targets } = this.#fixups;
+    const groups = new Map<Segment, { readonly entries: number[]; size: number }>();
+    let left = this.#budget;
+    let segment: Segment | undefined;
+    for (let i = 0; i < count; i++) {
+      const width = fixupWidth(types[i]);
+      const target = targets[i] ?? 0;
+      if (width === 0) continue;
+      if (segment === undefined || target < segment.start || target >= segment.end)
+        segment = segmentAt(this.#memory, target);
+      if (segment === undefined || target + width > segment.end)
+        return fail(`a base relocation is for RVA ${range(target, target + width)}, which is not inside one section`);
+      const group = groups.get(segment) ?? { entries: [], size: segment.bytes.length };
+      groups.set(segment, group);
+      group.entries.push(i);
+      if (target + width <= segment.start + group.size) continue;
       // A fix-up of zero-filled memory is odd but correct; then that memory has to be there.
-      left -= copy.end - copy.start - copy.bytes.length;
+      left -= segment.end - segment.start - group.size;
       if (left < 0)
         fail(`base relocations are for more zero-filled memory than its file is long, the last for RVA ${hex(target)}`);
-      const whole = new Uint8Array(copy.end - copy.start);
-      whole.set(copy.bytes);
-      copies.set(segment, (copy = { ...copy, bytes: whole }));
+      group.size = segment.end - segment.start;
     }
-    view = view.buffer === copy.bytes.buffer ? view : viewOf(copy.bytes);
-    const at = target - copy.start;
-    const sum = view.getUint32(at, true) + low;
-    view.setUint32(at, sum, true);
-    if (width === 8) view.setUint32(at + 4, view.getUint32(at + 4, true) + high + (sum >= ADDRESS_SPACE ? 1 : 0), true);
+    return groups;
   }
-  return memory.map((s) => copies.get(s) ?? s);
+
+  #read(segment: Segment, delta: bigint, own: boolean): Uint8Array {
+    const group = delta === 0n ? undefined : this.#segments?.get(segment);
+    if (group === undefined && !own) return segment.bytes;
+    const size = group?.size ?? segment.bytes.length;
+    if (this.#buffer.length < size) this.#buffer = new Uint8Array(size);
+    const bytes = this.#buffer.subarray(0, size);
+    bytes.set(segment.bytes);
+    bytes.fill(0, segment.bytes.length);
+    if (group !== undefined) this.#apply(group.entries, delta, viewOf(bytes), segment.start);
+    return bytes;
+  }
+
+  #apply(entries: readonly number[], delta: bigint, view: DataView, start: number): void {
+    const { types, targets } = this.#fixups;
+    const low = Number(BigInt.asUintN(32, delta));
+    const high = Number(BigInt.asUintN(32, delta >> 32n));
+    for (const i of entries) {
+      const at = (targets[i] ?? 0) - start;
+      const sum = view.getUint32(at, true) + low;
+      view.setUint32(at, sum, true);
+      if (fixupWidth(types[i]) !== 8) continue;
+      view.setUint32(at + 4, view.getUint32(at + 4, true) + high + (sum >= ADDRESS_SPACE ? 1 : 0), true);
+    }
+  }
 }
 
 // ---- Multiboot

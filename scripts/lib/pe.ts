@@ -155,37 +155,69 @@ export interface Symbol {
 
 const STORAGE_CLASS_EXTERNAL = 2;
 
-/** The COFF symbols that are defined in a section: undefined, absolute and debugging symbols are left out. */
-export function* definedSymbols(image: Image): Generator<Symbol> {
+/**
+ * The COFF symbols that are defined in a section: undefined, absolute and debugging symbols are left out.
+ * @param name only those of this name: of Xen's thousands, the others' names are then not read
+ */
+export function definedSymbols(image: Image, name?: string): Symbol[] {
   const { symbols, sections } = image;
   const view = viewOf(symbols);
-  const text = latin1(symbols);
-  const strings = latin1(image.strings);
-  for (const at of symbolOffsets(symbols)) {
+  const found: Symbol[] = [];
+  for (let at = 0; at < symbols.length; at = nextSymbol(symbols, at)) {
+    if (name !== undefined && !isNamed(image, view, at, name)) continue;
     const number = view.getUint16(at + SYMBOL_SECTION_AT, true) - 1;
     const section = sections[number];
     if (section === undefined) continue;
-    // A name of more than eight characters is four zero bytes and an offset into the string table.
-    const long = view.getUint32(at, true) === 0;
-    yield {
-      name: long ? (stringAt(strings, view.getUint32(at + 4, true)) ?? "") : upToNul(text.slice(at, at + 8)),
+    found.push({
+      name: name ?? symbolName(image, view, at),
       rva: section.header.virtualAddress + view.getUint32(at + SYMBOL_VALUE_AT, true),
       section: number,
       external: symbols[at + SYMBOL_CLASS_AT] === STORAGE_CLASS_EXTERNAL,
-    };
+    });
   }
+  return found;
 }
 
-// Xen has thousands of symbols: these are read field by field, where whole records would take most of a step's time.
+/** The name of the nearest symbol at or below an RVA of a section, section symbols (".text") aside. */
+export function symbolBelow(image: Image, section: Section, rva: number): string | undefined {
+  const { symbols } = image;
+  const view = viewOf(symbols);
+  const number = image.sections.indexOf(section) + 1;
+  let [nearest, best] = [-1, 0];
+  for (let at = 0; at < symbols.length; at = nextSymbol(symbols, at)) {
+    if (view.getUint16(at + SYMBOL_SECTION_AT, true) !== number) continue;
+    const value = section.header.virtualAddress + view.getUint32(at + SYMBOL_VALUE_AT, true);
+    if (value <= rva && value >= best && !symbolName(image, view, at).startsWith(".")) [nearest, best] = [at, value];
+  }
+  return nearest < 0 ? undefined : symbolName(image, view, nearest);
+}
+
+/** A name of more than eight characters is four zero bytes and an offset into the string table. */
+function longNameAt(symbols: DataView, at: number): number | undefined {
+  return symbols.getUint32(at, true) === 0 ? symbols.getUint32(at + 4, true) : undefined;
+}
+
+function symbolName({ symbols, strings }: Image, view: DataView, at: number): string {
+  const offset = longNameAt(view, at);
+  return offset === undefined ? upToNul(latin1(symbols.subarray(at, at + 8))) : (stringAt(strings, offset) ?? "");
+}
+
+/** The first letter tells most names apart, without a string for each of them. */
+function isNamed(image: Image, view: DataView, at: number, name: string): boolean {
+  const offset = longNameAt(view, at);
+  const first = offset === undefined ? image.symbols[at] : image.strings[offset];
+  return first === name.charCodeAt(0) && symbolName(image, view, at) === name;
+}
+
+// Read field by field: whole records would take most of a step's time.
 const SYMBOL_VALUE_AT = offsetOf(SYMBOL, "value");
 const SYMBOL_SECTION_AT = offsetOf(SYMBOL, "sectionNumber");
 const SYMBOL_CLASS_AT = offsetOf(SYMBOL, "storageClass");
 const SYMBOL_AUX_AT = offsetOf(SYMBOL, "numberOfAuxSymbols");
 
-/** Byte offsets of the symbol records; auxiliary records, which belong to the one before them, are passed over. */
-function* symbolOffsets(symbols: Uint8Array): Generator<number> {
-  for (let at = 0; at + SYMBOL.size <= symbols.length; at += SYMBOL.size * (1 + (symbols[at + SYMBOL_AUX_AT] ?? 0)))
-    yield at;
+/** The byte offset of the next symbol record: auxiliary records belong to the one before them. */
+function nextSymbol(symbols: Uint8Array, at: number): number {
+  return at + SYMBOL.size * (1 + (symbols[at + SYMBOL_AUX_AT] ?? 0));
 }
 
 function latin1(bytes: Uint8Array): string {
@@ -196,11 +228,11 @@ function latin1(bytes: Uint8Array): string {
 const MAX_NAME = 4096;
 
 /** A string of the COFF string table; undefined when the offset is not inside it or nothing ends the string. */
-function stringAt(strings: string, offset: number): string | undefined {
+function stringAt(strings: Uint8Array, offset: number): string | undefined {
   if (offset < 4 || offset >= strings.length) return undefined;
-  const text = strings.slice(offset, offset + MAX_NAME);
-  const end = text.indexOf("\0");
-  return end < 0 ? undefined : text.slice(0, end);
+  const text = strings.subarray(offset, offset + MAX_NAME);
+  const end = text.indexOf(0);
+  return end < 0 ? undefined : latin1(text.subarray(0, end));
 }
 
 function upToNul(text: string): string {
@@ -285,7 +317,7 @@ function readSymbolTable(bytes: Uint8Array, coff: CoffHeader): { symbols: Uint8A
 /** A file that was cut off in its string table shows it by names that lead behind its end. */
 function requireNames(symbols: Uint8Array, stringsAt: number, stringsSize: number): void {
   const view = viewOf(symbols);
-  for (const at of symbolOffsets(symbols)) {
+  for (let at = 0; at < symbols.length; at = nextSymbol(symbols, at)) {
     const offset = view.getUint32(at + 4, true);
     if (view.getUint32(at, true) === 0 && offset !== 0 && offset >= stringsSize) {
       refuse(
@@ -305,7 +337,6 @@ function readSections(
   strings: Uint8Array,
 ): Section[] {
   const tableSize = coff.numberOfSections * SECTION_HEADER.size;
-  const names = latin1(strings);
   requireInside(bytes, tableAt, tableSize, "the section table");
   requireInside(bytes, 0, optional.sizeOfHeaders, "SizeOfHeaders");
   if (optional.sizeOfHeaders < tableAt + tableSize) {
@@ -317,7 +348,7 @@ function readSections(
   }
   return Array.from({ length: coff.numberOfSections }, (_, i) => {
     const header = readStructure(SECTION_HEADER, bytes, tableAt + i * SECTION_HEADER.size);
-    const name = sectionName(header.name, names);
+    const name = sectionName(header.name, strings);
     if (coff.pointerToSymbolTable !== 0 && /^\/[0-9]/.test(name))
       refuse(`section ${i + 1}'s name`, name, "an offset inside the string table");
     if (header.sizeOfRawData !== 0) {
@@ -330,7 +361,7 @@ function readSections(
 }
 
 /** "/N" is a decimal offset into the string table; one that leads nowhere (a stripped table) is shown as it stands. */
-function sectionName(name: string, strings: string): string {
+function sectionName(name: string, strings: Uint8Array): string {
   const short = upToNul(name);
   const offset = /^\/([0-9]+)$/.exec(short)?.[1];
   return printable((offset === undefined ? undefined : stringAt(strings, Number(offset))) ?? short);
@@ -465,7 +496,7 @@ export function sortSectionTable(image: Image): Image {
   const newNumber = image.sections.map((section) => (place.get(section) ?? 0) + 1);
   const symbols = image.symbols.slice();
   const view = viewOf(symbols);
-  for (const at of symbolOffsets(symbols)) {
+  for (let at = 0; at < symbols.length; at = nextSymbol(symbols, at)) {
     const number = newNumber[view.getUint16(at + SYMBOL_SECTION_AT, true) - 1];
     if (number !== undefined) view.setUint16(at + SYMBOL_SECTION_AT, number, true);
   }
@@ -521,13 +552,20 @@ export function serializeImage(image: Image): Uint8Array {
 export function imageCheckSum(bytes: Uint8Array, checkSumAt: number): number {
   const view = viewOf(bytes);
   // 32-bit words give the same sum, since 2^16 = 1 modulo 2^16 - 1. Blocks keep it below 2^53, where numbers are exact.
+  // Four sums at a time, because one addition would wait for the other.
   const block = 1 << 20;
   let sum = 0;
   let at = 0;
-  while (at + 4 <= bytes.length) {
-    const end = Math.min(bytes.length - (bytes.length % 4), at + block);
-    for (; at < end; at += 4) sum += view.getUint32(at, true);
-    sum = fold(sum);
+  while (at + 16 <= bytes.length) {
+    const end = Math.min(bytes.length - 15, at + block);
+    let [a, b, c, d] = [0, 0, 0, 0];
+    for (; at < end; at += 16) {
+      a += view.getUint32(at, true);
+      b += view.getUint32(at + 4, true);
+      c += view.getUint32(at + 8, true);
+      d += view.getUint32(at + 12, true);
+    }
+    sum = fold(sum + a + b + c + d);
   }
   for (; at < bytes.length; at++) sum += view.getUint8(at) * (at % 2 === 0 ? 1 : 0x100);
   // The field's own bytes are taken back out: in one's complement, subtracting is adding the complement.

@@ -16,7 +16,7 @@ import {
   segmentAt,
   tagName,
 } from "./loaders.ts";
-import type { Fixups, Memory, Multiboot2Load, Multiboot2Tag, Segment } from "./loaders.ts";
+import type { Fixups, Memory, Multiboot2Load, Multiboot2Tag, RelocatedSegment, Segment } from "./loaders.ts";
 import {
   MB1_ALIGN,
   MB1_AOUT_KLUDGE,
@@ -336,8 +336,6 @@ export interface Changes {
   readonly patches: readonly Patch[];
   /** By the section's RVA in the original. */
   readonly reshaped: ReadonlyMap<number, Reshaped>;
-  /** What patched segments became: those without fix-ups are the same at every base. */
-  readonly done: Map<Segment, Uint8Array>;
 }
 
 /** Sections that moved or grew, but for stray ones, which are in place from the start. Growth is zeros. */
@@ -356,8 +354,32 @@ export function reshapedSections({ original, pairs }: Comparison): Map<number, R
  * The original's memory, relocated or not, with the changes made; without the header area, which is compared by fields.
  * @throws ImageError when changes contradict each other
  */
-export function changedMemory(memory: Memory, { patches, reshaped, done }: Changes): Memory {
-  const bySegment = new Map<Segment, Patch[]>();
+export function changedMemory(
+  memory: readonly RelocatedSegment[],
+  { patches, reshaped }: Changes,
+): RelocatedSegment[] {
+  const bySegment = patchesBySegment(memory, patches);
+  const grown = new Map(reshaped);
+  const changed = memory.slice(1).map((segment): RelocatedSegment => {
+    const { start, end } = grown.get(segment.start) ?? segment;
+    grown.delete(segment.start);
+    const read = (): Uint8Array => {
+      const bytes = patched(segment, bySegment.get(segment));
+      return bytes.length <= end - start ? bytes : bytes.subarray(0, end - start);
+    };
+    return { name: segment.name, start, end, read };
+  });
+  // What is left was empty, and is not any more.
+  const empty = new Uint8Array(0);
+  return memoryOf([...changed, ...[...grown.values()].map((shape) => ({ ...shape, read: () => empty }))]);
+}
+
+/** @throws ImageError when one is in no segment */
+function patchesBySegment(
+  memory: readonly RelocatedSegment[],
+  patches: readonly Patch[],
+): Map<RelocatedSegment, Patch[]> {
+  const bySegment = new Map<RelocatedSegment, Patch[]>();
   for (const patch of patches) {
     const segment = segmentAt(memory, patch.start);
     if (segment === undefined) throw new ImageError(`${patch.cause} at RVA ${hex(patch.start)} is in no section`);
@@ -365,36 +387,24 @@ export function changedMemory(memory: Memory, { patches, reshaped, done }: Chang
     if (list === undefined) bySegment.set(segment, [patch]);
     else list.push(patch);
   }
-  const grown = new Map(reshaped);
-  const changed = memory.slice(1).map((segment) => {
-    const { start, end } = grown.get(segment.start) ?? segment;
-    grown.delete(segment.start);
-    const bytes = done.get(segment) ?? patched(segment, bySegment.get(segment) ?? []);
-    done.set(segment, bytes);
-    return {
-      name: segment.name,
-      start,
-      end,
-      bytes: bytes.length <= end - start ? bytes : bytes.subarray(0, end - start),
-    };
-  });
-  // What is left was empty, and is not any more.
-  return memoryOf([...changed, ...[...grown.values()].map((shape) => ({ ...shape, bytes: new Uint8Array(0) }))]);
+  for (const list of bySegment.values()) list.sort((a, b) => a.start - b.start);
+  return bySegment;
 }
 
-function patched({ start, bytes }: Segment, patches: readonly Patch[]): Uint8Array {
-  if (patches.length === 0) return bytes;
-  const copy = new Uint8Array(bytes);
+/** @throws ImageError when a patch overlaps another one or the end of the bytes */
+function patched(segment: RelocatedSegment, patches: readonly Patch[] | undefined): Uint8Array {
+  if (patches === undefined) return segment.read();
+  const bytes = segment.read(true);
   let end = 0;
-  for (const patch of [...patches].sort((a, b) => a.start - b.start)) {
-    if (patch.start < end || patch.start - start + patch.bytes.length > copy.length)
+  for (const patch of patches) {
+    if (patch.start < end || patch.start - segment.start + patch.bytes.length > bytes.length)
       throw new ImageError(
         `${patch.cause} at RVA ${hex(patch.start)} overlaps another change, or the end of its section`,
       );
-    copy.set(patch.bytes, patch.start - start);
+    bytes.set(patch.bytes, patch.start - segment.start);
     end = patch.start + patch.bytes.length;
   }
-  return copy;
+  return bytes;
 }
 
 /** Differences of one section that are named; a section that is wrong altogether needs no more. */
@@ -405,10 +415,11 @@ const MOST_PER_SECTION = 8;
  * @param where how the memory was loaded: " at base 0x200000", say
  * @param known pairs of the same bytes that were found equal before: most sections have no fix-up, at any base
  * @returns bytes compared
+ * @throws ImageError when the needed changes contradict each other
  */
 export function compareMemory(
-  needed: Memory,
-  found: Memory,
+  needed: readonly RelocatedSegment[],
+  found: readonly RelocatedSegment[],
   patches: readonly Patch[],
   where: string,
   known: Map<Uint8Array, Uint8Array>,
@@ -419,10 +430,10 @@ export function compareMemory(
     .map(({ cause, start, bytes }) => ({ name: cause, start, end: start + bytes.length, bytes }))
     .sort((a, b) => a.start - b.start);
   const there = new Map(found.map((segment) => [segment.start, segment]));
-  for (const segment of needed) {
-    const other = there.get(segment.start);
-    const what = `memory of ${segment.name} at ${range(segment.start, segment.end)}`;
-    if (other === undefined || other.end !== segment.end) {
+  for (const { read, ...extent } of needed) {
+    const other = there.get(extent.start);
+    const what = `memory of ${extent.name} at ${range(extent.start, extent.end)}`;
+    if (other === undefined || other.end !== extent.end) {
       findings.add(
         `${what}${where}`,
         other === undefined ? "missing" : `at ${range(other.start, other.end)}`,
@@ -430,16 +441,17 @@ export function compareMemory(
       );
       continue;
     }
-    there.delete(segment.start);
-    compared += segment.end - segment.start;
-    if (known.get(segment.bytes) === other.bytes) continue;
+    there.delete(extent.start);
+    compared += extent.end - extent.start;
+    const [segment, actual] = [{ ...extent, bytes: read() }, { ...extent, bytes: other.read() }];
+    if (known.get(segment.bytes) === actual.bytes) continue;
     let [runs, bytes] = [0, 0];
-    for (const [start, end] of differences(segment.bytes, other.bytes, segment.end - segment.start)) {
+    for (const [start, end] of differences(segment.bytes, actual.bytes, segment.end - segment.start)) {
       if (++runs <= MOST_PER_SECTION && !findings.full)
-        nameDifference(segment, other, start, end, causes, where, findings);
+        nameDifference(segment, actual, start, end, causes, where, findings);
       else bytes += end - start;
     }
-    if (runs === 0) known.set(segment.bytes, other.bytes);
+    if (runs === 0) known.set(segment.bytes, actual.bytes);
     if (bytes !== 0)
       findings.add(
         `${what}${where}`,
