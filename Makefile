@@ -174,6 +174,10 @@ runtimes: ## other node majors and Deno, for make test, to build/runtimes
 	@mkdir -p build/runtimes
 	npm install --prefix build/runtimes --no-audit --no-fund --loglevel=error node22@npm:node@22 node24@npm:node@24 deno@2
 
+.PHONY: bench
+bench: dist | $(RUNTIME) ## mb-efi beside objcopy, llvm-objcopy and cp: time, memory, disk (RUNS=N; binutils, llvm, time)
+	@$(TS) scripts/bench.ts $(if $(RUNS),--runs $(RUNS))
+
 .PHONY: fuzz
 fuzz: | $(MODULES) ## mutated images through everything (SECONDS=… or COUNT=…, SEED=…)
 	@$(TSX) scripts/fuzz.ts $(if $(SECONDS),--seconds $(SECONDS)) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
