@@ -39,6 +39,7 @@ const DISCARDING: Files = {
     "  _sinittext = .;\n       *(.init.multiboot)\n       *(.init.text)\n" +
     "       *(.init.data.multiboot)\n       *(.init.data)\n",
   "xen/arch/x86/boot/head.S": '        .section .init.multiboot, "ax", @progbits\n',
+  "xen/arch/x86/boot/Makefile": "$(obj)/built-in-32.S: $(srctree)/tools/combine_two_binaries.py\n",
   "xen/tools/combine_two_binaries.py": "default='.section .init.multiboot, \"ax\", @progbits',\n",
 };
 
@@ -130,6 +131,16 @@ tests("a discarding tree keeps the Multiboot code by an option, in no executable
     /#ifndef CONFIG_EFI_MULTIBOOT\n {2}\/DISCARD\/ : \{\n(.*\n){2} {2}\}\n#endif\n/,
   );
   assert.match(files["xen/arch/x86/boot/head.S"] ?? "", /\.init\.multiboot, "aw"/);
+});
+
+tests("an older tree, whose early C code is a part of head.S, gets the same option", async (place) => {
+  const { "xen/tools/combine_two_binaries.py": _tool, ...files } = DISCARDING;
+  write(place, { ...files, "xen/arch/x86/boot/Makefile": "head-objs := cmdline.S reloc.S\n" });
+  const before = listing(place);
+  assert.is((await run(place)).status, 0);
+  assert.match(listing(place)["xen/arch/x86/boot/head.S"] ?? "", /\.init\.multiboot, "aw"/);
+  await run(place, "--remove");
+  assert.ok(same(listing(place), before));
 });
 
 tests("updates an older tool, and takes away what was built with it", async (place) => {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // Same input, same bytes: the scripts under other runtimes (other node majors with their own type stripping, Deno), as
-// one bundled file, and in other surroundings (time zone, locale, umask, working directory).
+// one bundled file, and in other surroundings (time zone, locale, umask, file system, working directory).
 // `make runtimes` gets the runtimes to build/runtimes; those that are not there are skipped, and said so.
 
 import { execFileSync } from "node:child_process";
@@ -37,16 +37,20 @@ const moved = new Map([...expected].filter(([keep]) => !keep));
 interface Surroundings {
   readonly env?: Record<string, string>;
   readonly umask?: number;
+  /** Where input and output are. */
+  readonly folder?: string;
 }
 
 /** Runs mb-efi or a bundle of it on mini-xen and compares what it wrote. */
-function check(program: string, args: readonly string[], { env = {}, umask = 0o22 }: Surroundings = {}, variants = expected): void {
+function check(program: string, args: readonly string[], { env = {}, umask = 0o22, folder = work }: Surroundings = {}, variants = expected): void {
+  const input = path.join(folder, "in.efi");
+  fs.copyFileSync(SAMPLE, input);
   for (const [keep, needed] of variants) {
-    const out = path.join(work, "out.efi");
+    const out = path.join(folder, "out.efi");
     fs.rmSync(out, { force: true });
     const before = process.umask(umask);
     try {
-      execFileSync(program, [...args, SAMPLE, out, ...(keep ? ["--keep"] : [])], { cwd: work, env: { ...process.env, ...env }, stdio: ["ignore", "ignore", "pipe"] });
+      execFileSync(program, [...args, input, out, ...(keep ? ["--keep"] : [])], { cwd: work, env: { ...process.env, ...env }, stdio: ["ignore", "ignore", "pipe"] });
     } finally {
       process.umask(before);
     }
@@ -75,16 +79,46 @@ runtimes("the bundle is the same every time, and has no path of this machine in 
   assert.not.ok(once.includes(TOP), "it names the checkout");
 });
 
-for (const [what, surroundings] of Object.entries<Surroundings>({
+/** In memory, without a disk; holes and blocks are other ones there. */
+const MEMORY_FILES = "/dev/shm";
+const elsewhere = fs.existsSync(MEMORY_FILES) && fs.statfsSync(MEMORY_FILES).type !== fs.statfsSync(work).type
+  ? fs.mkdtempSync(path.join(MEMORY_FILES, "runtimes-"))
+  : undefined;
+if (elsewhere === undefined) console.log(`skipped: another file system: ${MEMORY_FILES} is none`);
+
+const SURROUNDINGS: Readonly<Record<string, Surroundings>> = {
   "time zone": { env: { TZ: "Pacific/Kiritimati" } },
   locale: { env: { LC_ALL: "tr_TR.UTF-8", LANG: "tr_TR.UTF-8" } },
-  "SOURCE_DATE_EPOCH": { env: { SOURCE_DATE_EPOCH: "1234567890" } },
+  SOURCE_DATE_EPOCH: { env: { SOURCE_DATE_EPOCH: "1234567890" } },
   umask: { umask: 0o077 },
-})) {
+  ...(elsewhere === undefined ? {} : { "file system": { folder: elsewhere } }),
+};
+
+for (const [what, surroundings] of Object.entries(SURROUNDINGS)) {
   runtimes(`another ${what} gives the same bytes`, () => {
     for (const { program, flags } of present.slice(0, 1)) check(program, [...flags, path.join(TOP, "scripts/mb-efi.ts")], surroundings, moved);
   });
 }
 
-runtimes.after(() => fs.rmSync(work, { recursive: true }));
+runtimes("all of these at once give the same bytes, under every runtime", () => {
+  const together = Object.values(SURROUNDINGS).reduce((all, one) => ({ ...all, ...one, env: { ...all.env, ...one.env } }), {});
+  for (const { program, flags } of present) check(program, [...flags, path.join(TOP, "scripts/mb-efi.ts")], together, moved);
+});
+
+const REAL = path.join(TOP, "samples/xen/4.20.4+63/xen.efi");
+if (!fs.existsSync(REAL)) console.log(`skipped: a real build: ${path.relative(TOP, REAL)} is not there (make fetch-xen)`);
+(fs.existsSync(REAL) ? runtimes : runtimes.skip)("the bundled file makes the golden's bytes of a real build, under every node", async () => {
+  const golden = fs.readFileSync(path.join(TOP, "golden/4.20.4+63-move-3-headers.txt"), "utf8");
+  const needed = /^ *SHA-256 +([0-9a-f]{64})$/m.exec(golden)?.[1];
+  const [file, out] = [path.join(work, "xen-mb-efi.mjs"), path.join(work, "real.efi")];
+  fs.writeFileSync(file, await bundle());
+  for (const { name, program } of present.filter(({ name }) => name !== "Deno")) {
+    execFileSync(program, [file, REAL, out], { stdio: ["ignore", "ignore", "pipe"] });
+    assert.is(digest(fs.readFileSync(out)), needed, name);
+  }
+});
+
+runtimes.after(() => {
+  for (const folder of [work, elsewhere]) if (folder !== undefined) fs.rmSync(folder, { recursive: true });
+});
 runtimes.run();

@@ -2,8 +2,8 @@
 //
 // The proof on real source: installs xen.mb.efi into trees of Xen's releases (install-xen.ts), builds them as anybody
 // would, and looks at what came out and at how the build behaves. The sources are Debian's upstream tarballs, by the
-// machine's own apt; one that lies in build/xen-tree already is taken as it is. Writes below build/xen-tree only, where
-// each build's whole log is.
+// machine's own apt; one that lies in build/xen-tree or in XEN_DEBS is taken as it is. Writes below build/xen-tree only,
+// where each build's whole log is.
 
 import * as fs from "node:fs";
 import * as path from "node:path";
@@ -22,6 +22,7 @@ const USAGE = `Usage: xen-tree-test.ts [--only TEXT]...
 
 Adds xen.mb.efi to source trees of Xen, builds them and checks what came out, with a line for each check and one at the
 end: "N passed, N failed, N skipped". Takes some minutes for each; CI=true in the environment makes a skip a failure.
+Sources come from the machine's Debian archive; XEN_DEBS=DIR is looked in first.
 
   --only TEXT  only cases whose name contains the text; may be given again
   --help       print this text
@@ -52,8 +53,10 @@ function missing({ compiler }: Case): string[] {
 
 async function tarball({ release, suites }: Case): Promise<string> {
   const isIt = (file: string): boolean => file.startsWith(`xen_${release}.`) && /\.orig\.tar\.\w+$/.test(file);
-  const cached = fs.readdirSync(FOLDER).find(isIt);
-  if (cached !== undefined) return path.join(FOLDER, cached);
+  for (const folder of [FOLDER, process.env.XEN_DEBS ?? ""]) {
+    const cached = fs.existsSync(folder) ? fs.readdirSync(folder).find(isIt) : undefined;
+    if (cached !== undefined) return path.join(folder, cached);
+  }
   const file = await downloadSource("xen", suites, FOLDER);
   if (!isIt(path.basename(file))) {
     throw new AptError(`${suites.join(", ")}: has ${path.basename(file)}, needed Xen ${release}`);

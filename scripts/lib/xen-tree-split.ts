@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// What xen-tree-test.ts makes of a 4.20 tree: one whose xen.efi satisfies strict W^X in the way of upstream's series
-// "x86/efi: discard multiboot and PVH support for PE binary" (v8, July 2026), written anew, for 4.20: the Multiboot
+// What xen-tree-test.ts makes of a tree: one whose xen.efi satisfies strict W^X in the way of upstream's series
+// "x86/efi: discard multiboot and PVH support for PE binary" (v8, July 2026), written anew, for 4.17 and 4.20: the Multiboot
 // header and entry code are in sections of their own, which the PE discards; .init is .init.text and .init.data, 2 MiB
 // apart; sections begin on pages; and nothing executable has a base relocation.
 
 import { ImageError } from "./cli.ts";
+import { COMBINE_TOOL, combinesBinaries } from "./xen-tree.ts";
 import type { Edit } from "./xen-tree.ts";
 
 type Change = Pick<Edit, "file" | "find" | "put">;
 
 /** @throws ImageError when the tree is not as expected */
 export function split(read: (file: string) => string, write: (file: string, contents: string) => void): void {
-  for (const { file, find, put } of SPLIT) {
+  const changes = combinesBinaries(read) ? [...SPLIT, COMBINED] : SPLIT;
+  for (const { file, find, put } of changes) {
     const contents = read(file);
     const { length } = [...contents.matchAll(new RegExp(find, `${find.flags}g`))];
     if (length !== 1) throw new ImageError(`${file}: ${length} places ${find}, needed one`);
@@ -30,6 +32,13 @@ const discard = `  /DISCARD/ : {
 
 const merged = /^#ifdef EFI \/\* EFI wants to merge all of \.init\.\* {2}ELF doesn't\. \*\/\n/.source;
 
+/** The 32-bit C code, which in older releases is a part of head.S. */
+const COMBINED: Change = {
+  file: COMBINE_TOOL,
+  find: /\.init\.text(?=, "ax", @progbits)/,
+  put: () => ".init.multiboot",
+};
+
 const SPLIT: readonly Change[] = [
   { file: HEAD, find: /\.init\.rodata(?=, "a", @progbits\n\n\.Lbad_cpu_msg:)/, put: (found) => `${found}.multiboot` },
   {
@@ -37,17 +46,12 @@ const SPLIT: readonly Change[] = [
     find: /\.init\.data(?=, "aw", @progbits\n *\.align 4\n\n *\.word +0\ngdt_boot_descr:)/,
     put: (found) => `${found}.multiboot`,
   },
-  { file: HEAD, find: /\.init\.text(?=, "ax", @progbits\n\nearly_error:)/, put: () => ".init.multiboot" },
+  { file: HEAD, find: /\.init\.text(?=, "ax", @progbits\n\n(?:early_error|bad_cpu):)/, put: () => ".init.multiboot" },
   // It is copied to low memory before it runs, and has base relocations, for which its own place must be writable.
   {
     file: HEAD,
     find: /^ENTRY\(trampoline_start\)$/m,
     put: (found) => `        .section .init.data, "aw", @progbits\n${found}`,
-  },
-  {
-    file: "xen/tools/combine_two_binaries.py",
-    find: /\.init\.text(?=, "ax", @progbits)/,
-    put: () => ".init.multiboot",
   },
   { file: LINKER_SCRIPT, find: /^ {2}\. = __image_base__;\n/m, put: (found) => found + discard },
   {
@@ -64,8 +68,8 @@ const SPLIT: readonly Change[] = [
   { file: LINKER_SCRIPT, find: /^ *\*\(\.init\.data\)\n/m, put: (found) => `       *(.init.data.multiboot)\n${found}` },
   {
     file: LINKER_SCRIPT,
-    find: /\. = ALIGN\(32\);(?=\n *DECL_SECTION\(\.buildid\))/,
-    put: () => ". = ALIGN(PAGE_SIZE);",
+    find: /^ *(?:\. = ALIGN\(32\);\n *)?DECL_SECTION\(\.buildid\)/m,
+    put: () => "  . = ALIGN(PAGE_SIZE);\n  DECL_SECTION(.buildid)",
   },
   { file: LINKER_SCRIPT, find: /^ {2}\.reloc ALIGN\(4\) : \{\n/m, put: (found) => `  . = ALIGN(PAGE_SIZE);\n${found}` },
   // The jump to the final mapping, from where Xen is to where it is linked to be, without an address in the code.

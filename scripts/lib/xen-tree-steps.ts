@@ -23,6 +23,7 @@ import {
   touch,
 } from "./xen-tree-run.ts";
 import type { Finished } from "./xen-tree-run.ts";
+import { COMBINE_TOOL, combinesBinaries } from "./xen-tree.ts";
 import { split } from "./xen-tree-split.ts";
 
 export interface Case {
@@ -37,38 +38,50 @@ export interface Case {
   readonly split?: boolean;
 }
 
-const TRIXIE = ["trixie", "sid"];
+const BOOKWORM = { release: "4.17", suites: ["bookworm"] };
+const TRIXIE = { release: "4.20", suites: ["trixie", "sid"] };
 
 export const CASES: readonly Case[] = [
   {
     name: "4.17-gcc",
     says: "bookworm's Xen, in the source tree",
-    release: "4.17",
-    suites: ["bookworm"],
+    ...BOOKWORM,
     compiler: "gcc",
     outOfTree: false,
   },
   {
+    name: "4.17-clang",
+    says: "the same with clang, out of tree (O=)",
+    ...BOOKWORM,
+    compiler: "clang",
+    outOfTree: true,
+  },
+  {
+    name: "4.17-split",
+    says: "the same as upstream will have it: .init split, no Multiboot code in xen.efi",
+    ...BOOKWORM,
+    compiler: "gcc",
+    outOfTree: true,
+    split: true,
+  },
+  {
     name: "4.20-gcc",
     says: "trixie's Xen, out of tree (O=)",
-    release: "4.20",
-    suites: TRIXIE,
+    ...TRIXIE,
     compiler: "gcc",
     outOfTree: true,
   },
   {
     name: "4.20-clang",
     says: "the same with clang, in the source tree",
-    release: "4.20",
-    suites: TRIXIE,
+    ...TRIXIE,
     compiler: "clang",
     outOfTree: false,
   },
   {
     name: "4.20-split",
-    says: "the same as upstream will have it: .init split, no Multiboot code in xen.efi",
-    release: "4.20",
-    suites: TRIXIE,
+    says: "the same as upstream will have it",
+    ...TRIXIE,
     compiler: "gcc",
     outOfTree: true,
     split: true,
@@ -95,12 +108,7 @@ const NO_NODE_LINE = "xen.mb.efi generation disabled: no node >= 20 (node)";
 const BOOT_PATHS = ["efi", "grub-bios-mb2"];
 const VENDOR = "test";
 const OPTION = "CONFIG_EFI_MULTIBOOT";
-const KEEPING_FILES = [
-  "xen/arch/x86/Kconfig",
-  "xen/arch/x86/boot/head.S",
-  "xen/arch/x86/xen.lds.S",
-  "xen/tools/combine_two_binaries.py",
-];
+const KEEPING_FILES = ["xen/arch/x86/Kconfig", "xen/arch/x86/boot/head.S", "xen/arch/x86/xen.lds.S"];
 
 /** The steps of a case; later ones build on earlier ones. */
 export function steps(one: Case, { folder, source, tool }: Places): Step[] {
@@ -208,6 +216,7 @@ export function steps(one: Case, { folder, source, tool }: Places): Step[] {
         const installed = listing(tree);
         requireSame(untouched, installed, [
           ...(one.split === true ? KEEPING_FILES : []),
+          ...(one.split === true && combinesBinaries(read) ? [COMBINE_TOOL] : []),
           "xen/Makefile",
           "xen/arch/x86/Makefile",
           "xen/arch/x86/efi/mb-efi-install.mk",

@@ -2,6 +2,7 @@
 // What xen.mb.efi needs in a Xen source tree: the files that are added, and the edits to Xen's own, each of which can
 // be taken back exactly. Knows Xen 4.17 and newer, where the build has $(objtree). No files are touched here.
 
+import * as path from "node:path";
 import { ImageError } from "./cli.ts";
 
 /** Where the tool goes. Beside mkreloc.c, which also has to do with xen.efi only. */
@@ -61,6 +62,14 @@ const EDITS: readonly Edit[] = [
 ];
 
 const LINKER_SCRIPT = "xen/arch/x86/xen.lds.S";
+/** Puts the early 32-bit C code into a section, in releases that have it. */
+export const COMBINE_TOOL = "xen/tools/combine_two_binaries.py";
+
+/** Whether the tree has that tool; in Xen 4.17 the code is a part of head.S. */
+export function combinesBinaries(read: Files): boolean {
+  return read("xen/arch/x86/boot/Makefile").includes(path.basename(COMBINE_TOOL));
+}
+
 const OPTION = `config EFI_MULTIBOOT
 	bool "Multiboot entry points in xen.efi"
 	default y
@@ -111,7 +120,7 @@ const KEEPING: readonly Edit[] = [
     says: "but init data",
   },
   // Executable input would make the whole of .init.data executable.
-  ...["xen/arch/x86/boot/head.S", "xen/tools/combine_two_binaries.py"].map((file): Edit => ({
+  ...["xen/arch/x86/boot/head.S", COMBINE_TOOL].map((file): Edit => ({
     file,
     find: /\.section \.init\.multiboot, "ax"/,
     expects: "'.section .init.multiboot, \"ax\"'",
@@ -153,7 +162,9 @@ export function editsFor(read: Files): readonly Edit[] {
     if (!text.test(read(file))) throw new TreeError(`${file}: Cannot add xen.mb.efi: no line ${what}`);
   }
   const discards = /\/DISCARD\/[^}]*\.text\.header/.test(read(LINKER_SCRIPT));
-  return discards ? [...EDITS, ...KEEPING] : EDITS;
+  if (!discards) return EDITS;
+  const keeping = combinesBinaries(read) ? KEEPING : KEEPING.filter(({ file }) => file !== COMBINE_TOOL);
+  return [...EDITS, ...keeping];
 }
 
 /** All edits that there may be, to undo them. */
