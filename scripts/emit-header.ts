@@ -361,7 +361,7 @@ function withMultiboot1(image: Image, span: LoadSpan, entry: number): Uint8Array
  * (type ABSOLUTE), in place, for Xen walks the same table by its size. It reads none of the fields in question.
  */
 function voidRelocations(image: Image, sections: Map<Section, Section>, from: number, end: number, say: Say): void {
-  const hit = [...baseRelocations(image)].filter(
+  const hit = baseRelocations(image).filter(
     ({ target, size }) => size !== 0 && target < end && target + size > from,
   );
   if (hit.length === 0) return;

@@ -247,7 +247,7 @@ function refuseLeftBehind(image: Image, span: LoadSpan, reloc: Section, size: nu
   const start = reloc.header.virtualAddress;
   for (const { type, target } of baseRelocations(image)) {
     if (type !== REL_BASED_DIR64) continue;
-    const value = pointerAt(image, target) - image.optional.imageBase;
+    const value = pointedTo(image, target);
     if (value > start && value <= start + size) {
       throw new ImageError(
         `Cannot ${ACTION}: the pointer at RVA ${hex(target)} is to ${hex(value)}, inside or at the end of the table ${range(start, start + size)}, needed none in ${range(span.first, span.dataEnd)}`,
@@ -256,30 +256,41 @@ function refuseLeftBehind(image: Image, span: LoadSpan, reloc: Section, size: nu
   }
 }
 
-/** A 64-bit pointer in memory; what a section has no data for is zero. */
-function pointerAt(image: Image, rva: number): bigint {
+/**
+ * What a 64-bit pointer in memory points to, as an RVA; what a section has no data for is zero. Exact where it matters:
+ * only what is far from any RVA may be rounded.
+ */
+function pointedTo(image: Image, rva: number): number {
   const section = sectionAt(image, rva);
   if (section === undefined)
     throw new ImageError(`Cannot ${ACTION}: a base relocation is for RVA ${hex(rva)}, needed one inside a section`);
   const offset = rva - section.header.virtualAddress;
-  if (offset + 8 <= section.data.length) return viewOf(section.data).getBigUint64(offset, true);
-  const bytes = new Uint8Array(8);
-  bytes.set(section.data.subarray(offset, offset + 8));
-  return viewOf(bytes).getBigUint64(0, true);
+  let { data } = section;
+  let at = offset;
+  if (offset + 8 > data.length) {
+    data = new Uint8Array(8);
+    data.set(section.data.subarray(offset, offset + 8));
+    at = 0;
+  }
+  const view = viewOf(data);
+  const { imageBase } = image.optional;
+  const low = view.getUint32(at, true) - Number(imageBase & 0xffffffffn);
+  const high = view.getUint32(at + 4, true) - Number(imageBase >> 32n);
+  return high * 2 ** 32 + low;
 }
 
 /** Where there are symbols, they must say what the instructions said. */
 function checkSymbols(image: Image, reloc: Section, size: number): void {
-  const expected = [
+  const expected = new Map([
     ["__base_relocs_start", reloc.header.virtualAddress],
     ["__base_relocs_end", reloc.header.virtualAddress + size],
-  ] as const;
-  for (const [name, needed] of expected) {
-    const wrong = definedSymbols(image, name).find(({ rva }) => rva !== needed);
-    if (wrong === undefined) continue;
-    throw new ImageError(
-      `Cannot ${ACTION}: symbol ${name} is ${hex(wrong.rva)}, needed ${hex(needed)} as data directory 5 says`,
-    );
+  ]);
+  for (const { name, rva } of definedSymbols(image, ...expected.keys())) {
+    const needed = expected.get(name);
+    if (needed !== undefined && rva !== needed)
+      throw new ImageError(
+        `Cannot ${ACTION}: symbol ${name} is ${hex(rva)}, needed ${hex(needed)} as data directory 5 says`,
+      );
   }
 }
 

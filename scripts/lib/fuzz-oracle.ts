@@ -161,7 +161,7 @@ function judgeVerdict(original: Image, result: Uint8Array, keep: boolean): numbe
  * Multiboot header and half for what is behind it: then no result is right.
  */
 function fixesUpChanges(original: Image, result: Image): boolean {
-  const fixups = [...baseRelocations(original)].filter(({ size }) => size !== 0);
+  const fixups = baseRelocations(original).filter(({ size }) => size !== 0);
   const debug = original.directories[DIRECTORY_DEBUG] ?? { virtualAddress: 0, size: 0 };
   const hitsDebug = ({ target, size }: BaseRelocation): boolean =>
     target < debug.virtualAddress + debug.size && target + size > debug.virtualAddress;

@@ -158,7 +158,7 @@ function references(image: Image, target: number): number[] {
 /** What the transforms would say. Asked only where the table is there in full: a directory can claim 4 GiB. */
 function relocationProblem(image: Image, present: number, size: number): string | null {
   if (present < size) return `of the table's ${hex(size)} bytes, ${hex(present)} are in a section's data`;
-  return reasonOf("read the base relocation table", () => Array.from(baseRelocations(image))) ?? null;
+  return reasonOf("read the base relocation table", () => baseRelocations(image)) ?? null;
 }
 
 // ---- Multiboot headers

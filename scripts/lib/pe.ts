@@ -157,19 +157,22 @@ const STORAGE_CLASS_EXTERNAL = 2;
 
 /**
  * The COFF symbols that are defined in a section: undefined, absolute and debugging symbols are left out.
- * @param name only those of this name: of Xen's thousands, the others' names are then not read
+ * @param names only those of these names: of Xen's thousands, the others' names are then not read
  */
-export function definedSymbols(image: Image, name?: string): Symbol[] {
+export function definedSymbols(image: Image, ...names: string[]): Symbol[] {
   const { symbols, sections } = image;
   const view = viewOf(symbols);
+  const letters = names.map((name) => name.charCodeAt(0));
   const found: Symbol[] = [];
   for (let at = 0; at < symbols.length; at = nextSymbol(symbols, at)) {
-    if (name !== undefined && !isNamed(image, view, at, name)) continue;
+    // The first letter tells most names apart, without a string for each of them.
+    if (names.length !== 0 && !letters.includes(firstLetter(image, view, at))) continue;
+    if (names.length !== 0 && !names.includes(symbolName(image, view, at))) continue;
     const number = view.getUint16(at + SYMBOL_SECTION_AT, true) - 1;
     const section = sections[number];
     if (section === undefined) continue;
     found.push({
-      name: name ?? symbolName(image, view, at),
+      name: symbolName(image, view, at),
       rva: section.header.virtualAddress + view.getUint32(at + SYMBOL_VALUE_AT, true),
       section: number,
       external: symbols[at + SYMBOL_CLASS_AT] === STORAGE_CLASS_EXTERNAL,
@@ -202,11 +205,10 @@ function symbolName({ symbols, strings }: Image, view: DataView, at: number): st
   return offset === undefined ? upToNul(latin1(symbols.subarray(at, at + 8))) : (stringAt(strings, offset) ?? "");
 }
 
-/** The first letter tells most names apart, without a string for each of them. */
-function isNamed(image: Image, view: DataView, at: number, name: string): boolean {
+/** 0 for a name that there is not. */
+function firstLetter({ symbols, strings }: Image, view: DataView, at: number): number {
   const offset = longNameAt(view, at);
-  const first = offset === undefined ? image.symbols[at] : image.strings[offset];
-  return first === name.charCodeAt(0) && symbolName(image, view, at) === name;
+  return (offset === undefined ? symbols[at] : strings[offset]) ?? 0;
 }
 
 // Read field by field: whole records would take most of a step's time.
@@ -551,26 +553,34 @@ export function serializeImage(image: Image): Uint8Array {
  */
 export function imageCheckSum(bytes: Uint8Array, checkSumAt: number): number {
   const view = viewOf(bytes);
-  // 32-bit words give the same sum, since 2^16 = 1 modulo 2^16 - 1. Blocks keep it below 2^53, where numbers are exact.
-  // Four sums at a time, because one addition would wait for the other.
-  const block = 1 << 20;
+  const whole = bytes.length - (bytes.length % 16);
   let sum = 0;
-  let at = 0;
-  while (at + 16 <= bytes.length) {
-    const end = Math.min(bytes.length - 15, at + block);
-    let [a, b, c, d] = [0, 0, 0, 0];
-    for (; at < end; at += 16) {
-      a += view.getUint32(at, true);
-      b += view.getUint32(at + 4, true);
-      c += view.getUint32(at + 8, true);
-      d += view.getUint32(at + 12, true);
-    }
-    sum = fold(sum + a + b + c + d);
+  for (let at = 0; at < whole; at += SUM_BLOCK) {
+    sum = fold(sum + sumOfWords(view, at, Math.min(whole, at + SUM_BLOCK)));
   }
-  for (; at < bytes.length; at++) sum += view.getUint8(at) * (at % 2 === 0 ? 1 : 0x100);
+  for (let at = whole; at < bytes.length; at++) sum += view.getUint8(at) * (at % 2 === 0 ? 1 : 0x100);
   // The field's own bytes are taken back out: in one's complement, subtracting is adding the complement.
   for (let i = checkSumAt; i < checkSumAt + 4; i++) sum += 0xffff - view.getUint8(i) * (i % 2 === 0 ? 1 : 0x100);
   return fold(sum) + bytes.length;
+}
+
+/** Sums of so many bytes stay below 2^53, where numbers are exact. */
+const SUM_BLOCK = 1 << 16;
+
+/**
+ * 32-bit words give the same sum as 16-bit ones, since 2^16 = 1 modulo 2^16 - 1. Four sums at a time, because one
+ * addition would wait for the other; a function of its own, because V8 compiles one that is called often sooner than a
+ * loop that takes long.
+ */
+function sumOfWords(view: DataView, start: number, end: number): number {
+  let [a, b, c, d] = [0, 0, 0, 0];
+  for (let at = start; at < end; at += 16) {
+    a += view.getUint32(at, true);
+    b += view.getUint32(at + 4, true);
+    c += view.getUint32(at + 8, true);
+    d += view.getUint32(at + 12, true);
+  }
+  return a + b + c + d;
 }
 
 function fold(sum: number): number {

@@ -260,13 +260,16 @@ export function checkPointers(
   end: number,
   findings: Findings,
 ): void {
+  const [low, high] = [Number(imageBase & 0xffffffffn), Number(imageBase >> 32n)];
   for (let i = 0; i < fixups.count; i++) {
     const target = fixups.targets[i] ?? 0;
     if (fixupWidth(fixups.types[i]) !== 8) continue;
     const segment = segmentAt(memory, target);
     const at = target - (segment?.start ?? 0);
     if (segment === undefined || at + 8 > segment.bytes.length) continue;
-    const value = viewOf(segment.bytes).getBigUint64(at, true) - imageBase;
+    // Exact for RVAs; only what is far from any may be rounded.
+    const view = viewOf(segment.bytes);
+    const value = (view.getUint32(at + 4, true) - high) * 2 ** 32 + view.getUint32(at, true) - low;
     if (value > start && value <= end)
       findings.add(
         `the pointer at RVA ${hex(target)}`,

@@ -187,10 +187,11 @@ export function relocationDirectory(image: Image): DataDirectory {
  * Every entry of the base relocation table, in its order.
  * @throws ImageError when the table is missing or corrupt by Xen's rules, which are the strictest
  */
-export function* baseRelocations(image: Image): Generator<BaseRelocation> {
+export function baseRelocations(image: Image): BaseRelocation[] {
   const { virtualAddress, size } = relocationDirectory(image);
   const table = dataAt(image, virtualAddress, size, "the base relocation table");
   const view = viewOf(table);
+  const found: BaseRelocation[] = [];
   for (let block = 0; block < size;) {
     const place = `block at RVA ${hex(virtualAddress + block)}`;
     if (block + BLOCK_HEADER_SIZE > size)
@@ -216,10 +217,11 @@ export function* baseRelocations(image: Image): Generator<BaseRelocation> {
           `Cannot read the base relocation table: the entry for RVA ${hex(target)} has type ${type}, needed 0, 3 or 10: Xen stops with "Unsupported relocation type"`,
         );
       }
-      yield { at, type, target, size: width };
+      found.push({ at, type, target, size: width });
     }
     block += blockSize;
   }
+  return found;
 }
 
 function corrupt(where: string, found: string, needed: string): never {
