@@ -48,7 +48,6 @@ import {
 import type { Multiboot2Tag } from "./lib/multiboot.ts";
 import {
   checkSections,
-  definedSymbols,
   DIRECTORY_DEBUG,
   hasFlags,
   hex,
@@ -64,6 +63,7 @@ import {
   sectionTableEnd,
   SIZE_2M,
   sortSectionTable,
+  symbolsNamed,
 } from "./lib/pe.ts";
 import type { Image, Section } from "./lib/pe.ts";
 import { onBytes, silent, transformCommand } from "./lib/transform.ts";
@@ -130,7 +130,7 @@ function fail(reason: string): never {
 
 /** The 32-bit entry point: the external symbol `start`, which is the first byte of .text in every Xen so far. */
 function entryAddress(image: Image, span: LoadSpan): number {
-  const found = new Set(definedSymbols(image, "start").filter((s) => s.external).map((s) => s.rva));
+  const found = new Set(symbolsNamed(image, "start").filter((s) => s.external).map((s) => s.rva));
   const [entry = span.first, other] = found;
   if (other !== undefined) fail(`there are two external symbols start, at ${hex(entry)} and ${hex(other)}, needed one`);
   if (entry < span.first || entry >= span.dataEnd)

@@ -20,7 +20,6 @@ import {
   byAddress,
   checkSections,
   CNT_UNINITIALIZED_DATA,
-  definedSymbols,
   DIRECTORY_BASE_RELOCATION,
   hasFlags,
   hex,
@@ -35,6 +34,7 @@ import {
   sectionEnd,
   sortSectionTable,
   symbolBelow,
+  symbolsNamed,
   withHeader,
 } from "./lib/pe.ts";
 import type { Image, Section } from "./lib/pe.ts";
@@ -281,16 +281,16 @@ function pointedTo(image: Image, rva: number): number {
 
 /** Where there are symbols, they must say what the instructions said. */
 function checkSymbols(image: Image, reloc: Section, size: number): void {
-  const expected = new Map([
+  const expected = [
     ["__base_relocs_start", reloc.header.virtualAddress],
     ["__base_relocs_end", reloc.header.virtualAddress + size],
-  ]);
-  for (const { name, rva } of definedSymbols(image, ...expected.keys())) {
-    const needed = expected.get(name);
-    if (needed !== undefined && rva !== needed)
-      throw new ImageError(
-        `Cannot ${ACTION}: symbol ${name} is ${hex(rva)}, needed ${hex(needed)} as data directory 5 says`,
-      );
+  ] as const;
+  for (const [name, needed] of expected) {
+    const wrong = symbolsNamed(image, name).find(({ rva }) => rva !== needed);
+    if (wrong === undefined) continue;
+    throw new ImageError(
+      `Cannot ${ACTION}: symbol ${name} is ${hex(wrong.rva)}, needed ${hex(needed)} as data directory 5 says`,
+    );
   }
 }
 

@@ -35,7 +35,6 @@ import {
   checkSections,
   CNT_UNINITIALIZED_DATA,
   DEBUG_DIRECTORY_ENTRY,
-  definedSymbols,
   DIRECTORY_DEBUG,
   hex,
   parseImage,
@@ -44,6 +43,7 @@ import {
   sectionTableEnd,
   serializeImage,
   sortSectionTable,
+  symbolsNamed,
   withHeader,
 } from "./lib/pe.ts";
 import type { Image, Section } from "./lib/pe.ts";
@@ -143,7 +143,7 @@ function isDebug(image: Image, section: Section, span: LoadSpan): boolean {
 
 /** emit-header takes the entry point from the symbol `start`; without symbols it is the first byte of .text. */
 function requireEntryKnown(image: Image, span: LoadSpan): void {
-  const start = definedSymbols(image, "start").find((s) => s.external && s.rva !== span.first);
+  const start = symbolsNamed(image, "start").find((s) => s.external && s.rva !== span.first);
   const [text] = span.sections;
   if (start === undefined || text === undefined) return;
   const at = findMultiboot2(text.data);

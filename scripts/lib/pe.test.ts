@@ -8,7 +8,7 @@ import { alignSections, command as align } from "../align-sections.ts";
 import { command as emit, emitHeader } from "../emit-header.ts";
 import { relocateReloc, command as relocate } from "../relocate-reloc.ts";
 import { ImageError } from "./cli.ts";
-import { COFF_HEADER, DATA_DIRECTORY, DEBUG_DIRECTORY_ENTRY, imageCheckSum, OPTIONAL_HEADER, parseImage, SECTION_HEADER, serializeImage, SYMBOL } from "./pe.ts";
+import { COFF_HEADER, DATA_DIRECTORY, DEBUG_DIRECTORY_ENTRY, definedSymbols, imageCheckSum, OPTIONAL_HEADER, parseImage, SECTION_HEADER, serializeImage, SYMBOL, symbolsNamed } from "./pe.ts";
 import type { Image } from "./pe.ts";
 import { builds, run, sample } from "./sample-run.ts";
 import { checkSumOf } from "./sample-build.ts";
@@ -65,6 +65,59 @@ roundTrip("do not change their input", () => {
   assert.is(digest(bytes), before);
 });
 
+
+// ---
+
+const named = suite("symbolsNamed()");
+
+/** An image with these symbol records, and nothing else that matters. */
+function withSymbols(records: readonly Uint8Array[], strings: string): Image {
+  return { ...parseImage(sample()), symbols: Buffer.concat(records), strings: Buffer.from(`\0\0\0\0${strings}`, "latin1") };
+}
+
+/** @param name its own eight bytes, or an offset in the string table */
+function record(name: string | number, value: number, aux = 0): Uint8Array {
+  const bytes = Buffer.alloc(18);
+  if (typeof name === "string") bytes.write(name, "latin1");
+  else bytes.writeUInt32LE(name, 4);
+  bytes.writeUInt32LE(value, 8);
+  bytes.writeUInt16LE(1, 12);
+  bytes[17] = aux;
+  return bytes;
+}
+
+const values = (image: Image, name: string): string => symbolsNamed(image, name).map((s) => s.rva - (image.sections[0]?.header.virtualAddress ?? 0)).join(" ");
+
+named("finds short and long names, in the table's order, and no others", () => {
+  const image = withSymbols([record("start", 1), record("starts", 2), record(4, 3), record("start\0xy", 4), record(7, 5), record("eight888", 6), record("eight889", 7)], "my_start\0");
+  // An offset into a string means the rest of it.
+  assert.is(values(image, "start"), "1 4 5");
+  assert.is(values(image, "my_start"), "3");
+  assert.is(values(image, "eight888"), "6");
+  assert.is(values(image, "absent"), "");
+});
+
+named("finds a name that is in the string table any number of times", () => {
+  const times = 20;
+  const image = withSymbols(Array.from({ length: times }, (_, i) => record(4 + 10 * i, i)), "long_name\0".repeat(times));
+  assert.is(values(image, "long_name"), Array.from({ length: times }, (_, i) => i).join(" "));
+});
+
+named("takes no auxiliary record for a symbol, however it looks", () => {
+  const image = withSymbols([record("file", 1, 1), record("start", 2), record("start", 3)], "");
+  assert.is(values(image, "start"), "3");
+});
+
+named("gives what definedSymbols() gives, on every known build", () => {
+  for (const { id, bytes } of builds()) {
+    const image = parseImage(bytes);
+    for (const name of ["start", "__base_relocs_start", "__base_relocs_end", ".text", "absent"]) {
+      assert.equal(symbolsNamed(image, name), definedSymbols(image).filter((s) => s.name === name), `${id} ${name}`);
+    }
+  }
+});
+
+named.run();
 
 // ---
 

@@ -155,30 +155,71 @@ export interface Symbol {
 
 const STORAGE_CLASS_EXTERNAL = 2;
 
-/**
- * The COFF symbols that are defined in a section: undefined, absolute and debugging symbols are left out.
- * @param names only those of these names: of Xen's thousands, the others' names are then not read
- */
-export function definedSymbols(image: Image, ...names: string[]): Symbol[] {
-  const { symbols, sections } = image;
+/** The COFF symbols that are defined in a section: undefined, absolute and debugging symbols are left out. */
+export function definedSymbols(image: Image): Symbol[] {
+  const { symbols } = image;
   const view = viewOf(symbols);
-  const letters = names.map((name) => name.charCodeAt(0));
   const found: Symbol[] = [];
   for (let at = 0; at < symbols.length; at = nextSymbol(symbols, at)) {
-    // The first letter tells most names apart, without a string for each of them.
-    if (names.length !== 0 && !letters.includes(firstLetter(image, view, at))) continue;
-    if (names.length !== 0 && !names.includes(symbolName(image, view, at))) continue;
-    const number = view.getUint16(at + SYMBOL_SECTION_AT, true) - 1;
-    const section = sections[number];
-    if (section === undefined) continue;
-    found.push({
-      name: symbolName(image, view, at),
-      rva: section.header.virtualAddress + view.getUint32(at + SYMBOL_VALUE_AT, true),
-      section: number,
-      external: symbols[at + SYMBOL_CLASS_AT] === STORAGE_CLASS_EXTERNAL,
-    });
+    const symbol = definedSymbol(image, view, at);
+    if (symbol !== undefined) found.push(symbol);
   }
   return found;
+}
+
+/**
+ * Those of one name. There are thousands of others: native code searches for the bytes that a symbol of this name begins
+ * with, and only what it finds is looked at.
+ */
+export function symbolsNamed(image: Image, name: string): Symbol[] {
+  const fields = nameFields(image, name);
+  if (fields.length > MOST_NAME_FIELDS) return definedSymbols(image).filter((symbol) => symbol.name === name);
+  const { symbols } = image;
+  const view = viewOf(symbols);
+  const places = fields.flatMap((field) => occurrences(symbols, field)).sort((a, b) => a - b);
+  return symbolRecords(symbols, places).flatMap((at) => definedSymbol(image, view, at) ?? []);
+}
+
+/** A name is once in a string table, or twice, as the end of a longer one; a crafted table could have it a million times. */
+const MOST_NAME_FIELDS = 8;
+
+/** The bytes that a symbol record of this name begins with: the name itself, or zeros and where it is in the string table. */
+function nameFields({ strings }: Image, name: string): Uint8Array[] {
+  const fields = name.length > 8 ? [] : [Buffer.from(name.length < 8 ? `${name}\0` : name, "latin1")];
+  for (const offset of occurrences(strings, Buffer.from(`${name}\0`, "latin1"))) {
+    const long = Buffer.alloc(8);
+    long.writeUInt32LE(offset, 4);
+    if (offset >= 4) fields.push(long);
+  }
+  return fields;
+}
+
+function occurrences(bytes: Uint8Array, wanted: Uint8Array): number[] {
+  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const found: number[] = [];
+  for (let at = buffer.indexOf(wanted); at >= 0; at = buffer.indexOf(wanted, at + 1)) found.push(at);
+  return found;
+}
+
+/** Those of the places, in ascending order, where a symbol record begins: not inside of one, and no auxiliary record. */
+function symbolRecords(symbols: Uint8Array, places: readonly number[]): number[] {
+  let record = 0;
+  return places.filter((at) => {
+    while (record < at) record = nextSymbol(symbols, record);
+    return record === at;
+  });
+}
+
+function definedSymbol(image: Image, view: DataView, at: number): Symbol | undefined {
+  const number = view.getUint16(at + SYMBOL_SECTION_AT, true) - 1;
+  const section = image.sections[number];
+  if (section === undefined) return undefined;
+  return {
+    name: symbolName(image, view, at),
+    rva: section.header.virtualAddress + view.getUint32(at + SYMBOL_VALUE_AT, true),
+    section: number,
+    external: image.symbols[at + SYMBOL_CLASS_AT] === STORAGE_CLASS_EXTERNAL,
+  };
 }
 
 /** The name of the nearest symbol at or below an RVA of a section, section symbols (".text") aside. */
@@ -203,12 +244,6 @@ function longNameAt(symbols: DataView, at: number): number | undefined {
 function symbolName({ symbols, strings }: Image, view: DataView, at: number): string {
   const offset = longNameAt(view, at);
   return offset === undefined ? upToNul(latin1(symbols.subarray(at, at + 8))) : (stringAt(strings, offset) ?? "");
-}
-
-/** 0 for a name that there is not. */
-function firstLetter({ symbols, strings }: Image, view: DataView, at: number): number {
-  const offset = longNameAt(view, at);
-  return (offset === undefined ? symbols[at] : strings[offset]) ?? 0;
 }
 
 // Read field by field: whole records would take most of a step's time.

@@ -19,8 +19,11 @@ export function split(read: (file: string) => string, write: (file: string, cont
     if (length !== 1) throw new ImageError(`${file}: ${length} places ${find}, needed one`);
     write(file, contents.replace(find, (found) => put(found)));
   }
+  // 4.17 links xen.efi as OMAGIC, which makes .text writable; 4.20 does not any more.
+  write(MAKEFILE, read(MAKEFILE).replaceAll("/efi.lds -N $<", "/efi.lds $<"));
 }
 
+const MAKEFILE = "xen/arch/x86/Makefile";
 const HEAD = "xen/arch/x86/boot/head.S";
 const LINKER_SCRIPT = "xen/arch/x86/xen.lds.S";
 
