@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// The parts of the boot tests that need no QEMU: reading a serial console, expectations, table, initramfs, unified image.
+// The parts of the boot tests that need no QEMU: reading a serial console, expectations, table, initramfs, tampering.
 
 import { Buffer } from "node:buffer";
+import * as fs from "node:fs";
+import * as os from "node:os";
+import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { cpio } from "./lib/boot-dom0.ts";
+import { tamper } from "./lib/boot-image.ts";
 import { GAVE_UP, KEXEC_JUMPS, PATHS } from "./lib/boot-paths.ts";
-import { MATRIX, TEST, expected, garbled, meets, pathNamed, subjectName } from "./lib/boot-plan.ts";
+import { MATRIX, TEST, expected, garbled, goesThrough, meets, pathNamed, subjectName } from "./lib/boot-plan.ts";
 import type { Subject } from "./lib/boot-plan.ts";
 import { closingLine, columns, failures, skips, table } from "./lib/boot-report.ts";
 import type { Result } from "./lib/boot-report.ts";
 import { packagesToInstall } from "./lib/boot-tools.ts";
-import { unify } from "./lib/boot-unify.ts";
 import { Judge, describe, plainText } from "./lib/boot-verdict.ts";
 import type { End, Goal, Outcome } from "./lib/boot-verdict.ts";
 
@@ -38,9 +41,9 @@ const CASES: readonly { name: string; goal: Goal; lines: readonly string[]; end?
   {
     name: "dom0 is farther",
     goal: "dom0",
-    lines: [VERSION, "BOOT-DOM0 xen=4.17.7 efi=yes"],
+    lines: [VERSION, "BOOT-DOM0 xen=4.17.7 efi=yes lockdown=none"],
     end: "timeout",
-    is: { stage: "dom0", detail: "xen=4.17.7 efi=yes" },
+    is: { stage: "dom0", detail: "xen=4.17.7 efi=yes lockdown=none" },
   },
   {
     name: "GRUB refuses, with its last error",
@@ -99,6 +102,21 @@ const CASES: readonly { name: string; goal: Goal; lines: readonly string[]; end?
     is: { stage: "refused", detail: "Unsupported relocation type" },
   },
   {
+    name: "shim does not trust the image, and says so in a box",
+    goal: "xen",
+    lines: ["\u00b3         ERROR         \u00b3", "\u00b3   Verification failed: (0x1A) Security Violation   \u00b3"],
+    is: { stage: "refused", detail: "Verification failed: (0x1A) Security Violation" },
+  },
+  {
+    name: "firmware does not trust the image",
+    goal: "xen",
+    lines: [
+      'BdsDxe: failed to load Boot0001 "UEFI QEMU DVD-ROM QM00005 " from PciRoot(0x0)/Pci(0x1F,0x2)/Sata(0x2,0xFFFF,0x0): Not Found',
+      'BdsDxe: failed to load Boot0002 "UEFI Misc Device" from PciRoot(0x0)/Pci(0x2,0x0): Access Denied',
+    ],
+    is: { stage: "refused", detail: 'BdsDxe: failed to load Boot0002 "UEFI Misc Device" from PciRoot(0x0)/Pci(0x2,0x0): Access Denied' },
+  },
+  {
     name: "kexec jumps, and that is the last that is heard",
     goal: "xen",
     lines: [KEXEC_JUMPS],
@@ -140,11 +158,50 @@ function path(name: string) {
 
 plan("asks for the version, and for EFI where there is EFI", () => {
   const onEfi = expected(MOVED, path("grub-efi-mb2"));
-  assert.ok(meets({ stage: "dom0", detail: "xen=4.17.7 efi=yes" }, onEfi));
-  assert.not(meets({ stage: "dom0", detail: "xen=4.17.7 efi=no" }, onEfi));
-  assert.not(meets({ stage: "dom0", detail: "xen=4.20.4 efi=yes" }, onEfi));
+  assert.ok(meets({ stage: "dom0", detail: "xen=4.17.7 efi=yes lockdown=none" }, onEfi));
+  assert.not(meets({ stage: "dom0", detail: "xen=4.17.7 efi=no lockdown=none" }, onEfi));
+  assert.not(meets({ stage: "dom0", detail: "xen=4.20.4 efi=yes lockdown=none" }, onEfi));
   assert.not(meets({ stage: "xen", detail: "4.17.7" }, onEfi));
-  assert.ok(meets({ stage: "dom0", detail: "xen=4.17.7 efi=no" }, expected(MOVED, path("qemu-mb1"))));
+  assert.ok(meets({ stage: "dom0", detail: "xen=4.17.7 efi=no lockdown=none" }, expected(MOVED, path("qemu-mb1"))));
+});
+
+plan("asks dom0 whether Secure Boot is on, where it must be, and where it must not", () => {
+  for (const name of ["sb-efi", "sb-shim", "sb-grub-chain"]) {
+    const wanted = expected(MOVED, path(name));
+    assert.ok(meets({ stage: "dom0", detail: "xen=4.17.7 efi=yes lockdown=integrity" }, wanted), name);
+    assert.not(meets({ stage: "dom0", detail: "xen=4.17.7 efi=yes lockdown=none" }, wanted), name);
+  }
+  assert.not(meets({ stage: "dom0", detail: "xen=4.17.7 efi=yes lockdown=integrity" }, expected(MOVED, path("efi"))));
+  assert.equal([expected(MOVED, path("sb-grub-mb2")).stage, expected(MOVED, path("sb-grub-mb2")).goal], ["xen", "xen"]);
+});
+
+plan("has each path under Secure Boot refuse what was changed or never signed, in words of its own", () => {
+  const signed = PATHS.filter(({ name, secureBoot }) => secureBoot === "signed" && !/-(objcopy|module2)$/.test(name));
+  assert.equal(signed.map(({ name }) => name), ["sb-efi", "sb-shim", "sb-grub-chain", "sb-grub-mb2"]);
+  for (const { name } of signed) {
+    for (const signature of ["tampered", "unsigned"] as const) {
+      const bootPath = path(`${name}-${signature}`);
+      assert.is(bootPath.secureBoot, signature);
+      for (const subject of TEST) {
+        assert.is(goesThrough(subject, bootPath), subject.variant === "move", subjectName(subject));
+        const wanted = expected(subject, bootPath);
+        assert.is(wanted.stage, "refused");
+        for (const detail of ["invalid arch-dependent ELF magic", "Unsupported relocation type", "start_image() returned Not Found"]) {
+          assert.not(meets({ stage: "refused", detail }, wanted), detail);
+        }
+      }
+    }
+  }
+  assert.ok(PATHS.filter(({ secureBoot }) => secureBoot === "signed").every((bootPath) => TEST.some((subject) => goesThrough(subject, bootPath))));
+  assert.ok(PATHS.filter(({ secureBoot }) => secureBoot === undefined).every((bootPath) => TEST.every((subject) => goesThrough(subject, bootPath))));
+});
+
+plan("has the untouched image fail under Secure Boot for its own reasons, signed as it is", () => {
+  assert.ok(meets({ stage: "refused", detail: "Unsupported relocation type" }, expected(UNTOUCHED, path("sb-shim-objcopy"))));
+  assert.ok(meets({ stage: "refused", detail: "invalid arch-dependent ELF magic" }, expected(UNTOUCHED, path("sb-grub-mb2"))));
+  assert.is(expected(UNTOUCHED, path("sb-efi")).stage, "xen");
+  assert.is(expected({ build: "mini-xen", variant: "untouched", goal: "mini-xen" }, path("sb-shim-objcopy")).stage, "fail");
+  assert.ok(meets({ stage: "refused", detail: "prohibited by secure boot policy" }, expected(MOVED, path("sb-grub-mb2-module2"))));
 });
 
 plan("asks mini-xen for the way it was entered", () => {
@@ -260,32 +317,16 @@ files("cpio() writes newc headers, names and data in multiples of 4", () => {
   assert.ok(archive.includes("TRAILER!!!"));
 });
 
-/** A PE of one section at file offset `headers`. */
-function smallPe(headers: number): Buffer {
-  const bytes = Buffer.alloc(headers + 512);
-  bytes.writeUInt32LE(64, 0x3c);
-  bytes.writeUInt16LE(1, 64 + 6);
-  bytes.writeUInt16LE(112, 64 + 20);
-  bytes.writeUInt32LE(0x1000, 64 + 24 + 32);
-  bytes.writeUInt32LE(0x3000, 64 + 24 + 56);
-  bytes.writeUInt32LE(headers, 64 + 24 + 112 + 20);
-  return bytes;
-}
-
-files("unify() appends sections and says how long they are", () => {
-  const result = Buffer.from(unify(smallPe(1024), new Map([[".config", Buffer.from("abc")], [".kernel", Buffer.alloc(600, 1)]])));
-  assert.is(result.readUInt16LE(64 + 6), 3);
-  const table = 64 + 24 + 112 + 40;
-  const fields = [0, 40].map((row) => [8, 12, 16, 20].map((at) => result.readUInt32LE(table + row + at)));
-  assert.equal(fields, [[3, 0x3000, 512, 1536], [600, 0x4000, 1024, 2048]]);
-  assert.is(result.toString("latin1", table, table + 7), ".config");
-  assert.is(result.toString("latin1", 1536, 1539), "abc");
-  assert.is(result.readUInt32LE(64 + 24 + 56), 0x5000);
-  assert.is(result.length, 3072);
-});
-
-files("unify() refuses where there is no room", () => {
-  assert.throws(() => unify(smallPe(240), new Map([[".config", Buffer.from("abc")]])), /^Cannot add 1 sections: no room/);
+files("tamper() changes one bit of the file", () => {
+  const folder = fs.mkdtempSync(join(os.tmpdir(), "boot-test-"));
+  try {
+    const file = join(folder, "image.efi");
+    fs.writeFileSync(file, Buffer.alloc(5, 0x61));
+    assert.is(fs.readFileSync(tamper(folder, file), "latin1"), "aa`aa");
+    assert.is(fs.readFileSync(file, "latin1"), "aaaaa");
+  } finally {
+    fs.rmSync(folder, { recursive: true });
+  }
 });
 
 files.run();

@@ -4,15 +4,15 @@
 // What is booted how, and what must be seen, is in lib/boot-plan.ts; the paths are in lib/boot-paths.ts. Reads the
 // images, writes below build/ only.
 
-import { execFile } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import process from "node:process";
 import { AptError } from "./lib/apt.ts";
 import { dom0Initrd } from "./lib/boot-dom0.ts";
+import { runScript } from "./lib/boot-image.ts";
 import { PATHS } from "./lib/boot-paths.ts";
 import type { BootPath, Load } from "./lib/boot-paths.ts";
-import { LIMIT_SECONDS, MATRIX, TEST, expected, garbled, meets, pathNamed, subjectName } from "./lib/boot-plan.ts";
+import { LIMIT_SECONDS, MATRIX, TEST, expected, garbled, goesThrough, meets, pathNamed, subjectName } from "./lib/boot-plan.ts";
 import type { Subject } from "./lib/boot-plan.ts";
 import { boot, bootOnTerminal, inWorkFolder } from "./lib/boot-qemu.ts";
 import { closingLine, failures, skips, table } from "./lib/boot-report.ts";
@@ -75,7 +75,7 @@ async function bootOne({ image, boot: name, bare }: Values): Promise<number> {
   if (!fs.existsSync(image)) throw new ImageError(`Cannot read ${image}: no such file`);
   const missing = await missingFor(bootPath);
   if (missing !== undefined) throw new ImageError(`Cannot boot through ${name}: ${missing}`);
-  const dom0 = bare === true ? undefined : await prepareDom0().catch(noDom0);
+  const dom0 = bare === true ? undefined : await prepareDom0(bootPath).catch(noDom0);
   return await inWorkFolder(FOLDER, (work) => bootOnTerminal(bootPath, { image, dom0, work }));
 }
 
@@ -92,6 +92,7 @@ async function bootAll(values: Values, io: Io): Promise<number> {
   const only = (values.only ?? []) as string[];
   const jobs = (values.matrix === true ? MATRIX : TEST).flatMap((subject) =>
     PATHS.map((bootPath): Job => ({ subject, bootPath })).filter(({ bootPath }) => {
+      if (!goesThrough(subject, bootPath)) return false;
       const words = `${subjectName(subject)} ${bootPath.name}`;
       return only.length === 0 || only.some((text) => words.includes(text));
     }),
@@ -129,7 +130,7 @@ async function bootJob({ subject, bootPath }: Job, prepared: Promise<string>): P
     if (image === "") return { ...about, verdict: "skipped", reason: `${about.image}: ${sourceOf(subject)} is not there` };
     const missing = await missingFor(bootPath);
     if (missing !== undefined) return { ...about, verdict: "skipped", reason: `${about.path}: ${missing}` };
-    const dom0 = subject.build === "mini-xen" ? undefined : await prepareDom0();
+    const dom0 = subject.build === "mini-xen" ? undefined : await prepareDom0(bootPath);
     const wanted = expected(subject, bootPath);
     const goal = wanted.goal ?? subject.goal;
     const attempt = () =>
@@ -169,18 +170,17 @@ async function missingFor(bootPath: BootPath): Promise<string | undefined> {
   return undefined;
 }
 
-let dom0: Promise<NonNullable<Load["dom0"]>> | undefined;
+let initrd: string | undefined;
 
-function prepareDom0(): Promise<NonNullable<Load["dom0"]>> {
-  dom0 ??= (async () => {
-    const missing = missingTool("busybox");
-    if (missing !== undefined) throw new AptError(missing);
-    const initrd = path.join(FOLDER, "dom0-initrd.cpio");
+async function prepareDom0({ secureBoot }: BootPath): Promise<NonNullable<Load["dom0"]>> {
+  const missing = missingTool("busybox");
+  if (missing !== undefined) throw new AptError(missing);
+  if (initrd === undefined) {
+    initrd = path.join(FOLDER, "dom0-initrd.cpio");
     fs.mkdirSync(FOLDER, { recursive: true });
     fs.writeFileSync(initrd, dom0Initrd());
-    return { kernel: await foreign("kernel"), initrd };
-  })();
-  return dom0;
+  }
+  return { kernel: await foreign(secureBoot === undefined ? "kernel" : "newerKernel"), initrd };
 }
 
 function sourceOf({ build }: Subject): string {
@@ -194,14 +194,8 @@ async function prepareImage(subject: Subject): Promise<string> {
   if (subject.variant === "untouched") return source;
   const image = path.join(FOLDER, `${subjectName(subject)}.efi`);
   fs.mkdirSync(FOLDER, { recursive: true });
-  const args = ["scripts/mb-efi.ts", source, image, ...(subject.variant === "keep" ? ["--keep"] : [])];
-  return await new Promise((settle, fail) => {
-    // In a process of its own, by whatever runs this one (tsx or node's own type stripping).
-    execFile(process.execPath, [...process.execArgv, ...args], (error, _stdout, stderr) => {
-      if (error === null) settle(image);
-      else fail(new ImageError(/^.*(?:Cannot|Error).*$/m.exec(stderr)?.[0] ?? error.message.trim()));
-    });
-  });
+  await runScript("mb-efi", [source, image, ...(subject.variant === "keep" ? ["--keep"] : [])]);
+  return image;
 }
 
 runIfMain(import.meta.url, command);

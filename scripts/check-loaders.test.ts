@@ -10,12 +10,13 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
+import { addSections } from "./add-sections.ts";
 import { alignSections } from "./align-sections.ts";
 import { checkLoaders, command, reportText } from "./check-loaders.ts";
 import type { Report } from "./check-loaders.ts";
 import { emitHeader } from "./emit-header.ts";
 import { PATHS } from "./lib/boot-paths.ts";
-import { expected, MATRIX, subjectName } from "./lib/boot-plan.ts";
+import { expected, goesThrough, MATRIX, subjectName } from "./lib/boot-plan.ts";
 import { runCommand } from "./lib/cli.ts";
 import { knownBuilds } from "./lib/known-builds.ts";
 import { examine } from "./lib/loader-facts.ts";
@@ -24,6 +25,7 @@ import { boots, verdictLine } from "./lib/loader-rules.ts";
 import type { Outcome, Verdict } from "./lib/loader-rules.ts";
 import { parseImage, serializeImage } from "./lib/pe.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
+import { stripDebug } from "./strip-debug.ts";
 
 const SAMPLES = path.join(path.dirname(fileURLToPath(import.meta.url)), "..", "samples");
 const MAIN_BUILD = "4.17.7+13";
@@ -58,6 +60,19 @@ function verdictOf(build: string, variant: Variant, loader: string): Verdict {
   const verdict = reportOf(build, variant).verdicts.find((v) => v.loader === loader);
   if (verdict === undefined) throw new Error(`no verdict of ${loader}`);
   return verdict;
+}
+
+/** Of the image as the boot tests have it under Secure Boot, stripped and with SBAT; all that is left out is to sign it. */
+function securedVerdict(build: string, variant: Variant, loader: string): Verdict {
+  const sbat = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n";
+  const key = `${build} ${variant} secured`;
+  const secured = (): Uint8Array => {
+    const small = serializeImage(stripDebug(parseImage(load(build, variant))));
+    return serializeImage(addSections(parseImage(small), [{ name: ".sbat", data: Buffer.from(sbat) }]));
+  };
+  const report = reports.get(key) ?? checkLoaders(secured());
+  reports.set(key, report);
+  return report.verdicts.find((v) => v.loader === loader) ?? (assert.unreachable(loader) as never);
 }
 
 /** A test that says so when what it needs is not there. */
@@ -177,11 +192,16 @@ function seenAs({ stage, troubles }: ReturnType<typeof expected>): "boots" | Out
 }
 
 table("agree with what the loaders were seen to do in the boot tests", () => {
-  assert.equal(Object.keys(PROFILE_OF_PATH).sort(), PATHS.map((p) => p.name).sort());
+  const paths = PATHS.filter(({ secureBoot }) => secureBoot === undefined || secureBoot === "signed");
+  assert.equal(Object.keys(PROFILE_OF_PATH).sort(), paths.map((p) => p.name).sort());
   for (const subject of MATRIX.filter(({ build }) => builds.includes(build))) {
-    for (const bootPath of PATHS) {
+    for (const bootPath of paths.filter((candidate) => goesThrough(subject, candidate))) {
       const wanted = expected(subject, bootPath);
-      const verdict = verdictOf(subject.build, subject.variant, PROFILE_OF_PATH[bootPath.name] ?? "");
+      const profile = PROFILE_OF_PATH[bootPath.name] ?? "";
+      const verdict =
+        bootPath.secureBoot === undefined
+          ? verdictOf(subject.build, subject.variant, profile)
+          : securedVerdict(subject.build, subject.variant, profile);
       const where = `${subjectName(subject)} through ${bootPath.name}: ${verdictLine(verdict)}`;
       let said = boots(verdict) ? "boots" : verdict.outcome;
       // mini-xen gets through where Xen was observed to stop for reasons of its own.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //
 // The Linux systems that the boot tests start, each a kernel package's vmlinuz and an initramfs: the dom0, which says
-// from user space which Xen it runs on and whether that Xen still knows the firmware, and then powers off; and the one
-// that kexec jumps from.
+// from user space which Xen it runs on, whether that Xen still knows the firmware, and whether Secure Boot is on, and
+// then powers off; and the one that kexec jumps from.
 
 import { Buffer } from "node:buffer";
 import { execFileSync } from "node:child_process";
@@ -22,7 +22,14 @@ if [ -d /sys/hypervisor/version ]; then
 fi
 efi=no
 [ -d /sys/firmware/efi ] && efi=yes
-echo "${DOM0_MARKER} xen=$version efi=$efi"
+# Debian's kernel locks itself down when it finds Secure Boot on; the file has "none [integrity] confidentiality".
+lockdown=unknown
+if $b mount -t securityfs securityfs /sys/kernel/security; then
+  read -r levels < /sys/kernel/security/lockdown
+  lockdown=\${levels#*[}
+  lockdown=\${lockdown%%]*}
+fi
+echo "${DOM0_MARKER} xen=$version efi=$efi lockdown=$lockdown"
 $b sync
 $b poweroff -f
 `;

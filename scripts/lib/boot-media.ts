@@ -81,14 +81,14 @@ export function tftpNetwork(work: string, script: string, files: Files, rom?: st
   return ["-netdev", `user,id=net,tftp=${option(tree)},bootfile=boot.ipxe`, "-device", `${card},netdev=net`];
 }
 
-/** GRUB as one EFI program, which runs `configuration`. */
-export async function grubProgram(work: string, modulesFolder: string, modules: string, configuration: string): Promise<string> {
+/** GRUB as one EFI program, which runs `configuration`; its modules are built in, so that one signature is for them all. */
+export async function grubProgram(work: string, modulesFolder: string, modules: string, configuration: string, options: readonly string[] = []): Promise<string> {
   const source = path.join(work, "grub.cfg");
   const program = path.join(work, "grub.efi");
   fs.writeFileSync(source, configuration);
   const all = `normal part_msdos fat search echo test halt memdisk tar ${modules}`;
   const slim = ["--locales=", "--fonts=", "--themes=", `--install-modules=${all}`, `--modules=${all}`];
-  await run(work, "grub-mkstandalone", ["-O", "x86_64-efi", "-d", modulesFolder, ...slim, "-o", program, `boot/grub/grub.cfg=${source}`]);
+  await run(work, "grub-mkstandalone", ["-O", "x86_64-efi", "-d", modulesFolder, ...slim, ...options, "-o", program, `boot/grub/grub.cfg=${source}`]);
   return program;
 }
 

@@ -7,11 +7,12 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { kexecInitrd } from "./boot-dom0.ts";
+import { sign, signForeign, strip, tamper, unify, unifyByObjcopy } from "./boot-image.ts";
+import type { Sections, Signature } from "./boot-image.ts";
 import { fatDisk, grubCd, grubProgram, isolinuxCd, tftpNetwork } from "./boot-media.ts";
 import type { Files } from "./boot-media.ts";
 import { TOOLS, foreign } from "./boot-tools.ts";
 import type { ForeignName, ToolName } from "./boot-tools.ts";
-import { unifyFile } from "./boot-unify.ts";
 
 /** What is booted, and where the path may make its media. */
 export interface Load {
@@ -28,6 +29,8 @@ export interface BootPath {
   readonly name: string;
   readonly loader: string;
   readonly firmware: "OVMF" | "SeaBIOS" | "U-Boot";
+  /** Present with firmware that has Secure Boot on. */
+  readonly secureBoot?: Signature;
   readonly entry: Entry;
   readonly tools: readonly ToolName[];
   readonly foreign?: readonly ForeignName[];
@@ -47,6 +50,7 @@ const DOM0_OPTIONS = "console=hvc0 panic=-1";
 
 const onDisk: readonly ToolName[] = ["qemu", "ovmf", "mkfs", "mtools"];
 const grubOnDisk: readonly ToolName[] = [...onDisk, "grubMkstandalone", "grubEfi"];
+const grubBehindShim: readonly ToolName[] = ["shim", "grubMkstandalone", "grubEfi"];
 const grubOnCd: readonly ToolName[] = ["qemu", "seabios", "grubMkrescue", "grubPc", "xorriso", "mtools"];
 const GRUB_EFI_MODULES = path.dirname(TOOLS.grubEfi.is);
 const PROGRAM = "EFI/BOOT/BOOTX64.EFI";
@@ -163,7 +167,7 @@ export const PATHS: readonly BootPath[] = [
     loader: "iPXE, an EFI program",
     firmware: "OVMF",
     entry: "efi",
-    tools: [...onDisk, "ipxeEfi", "objcopy"],
+    tools: [...onDisk, "ipxeEfi"],
     media: async (load) => [
       ...(await fatDisk(load.work, { [PROGRAM]: { file: TOOLS.ipxeEfi.is } })),
       ...tftpNetwork(path.join(load.work, "net"), ipxeScript("kernel xen.efi"), { "xen.efi": { file: await unified(load) } }),
@@ -191,10 +195,109 @@ export const PATHS: readonly BootPath[] = [
     loader: "U-Boot bootefi",
     firmware: "U-Boot",
     entry: "efi",
-    tools: ["qemu", "uBoot", "mkfs", "mtools", "objcopy"],
+    tools: ["qemu", "uBoot", "mkfs", "mtools"],
     media: async (load) => fatDisk(load.work, { [PROGRAM]: { file: await unified(load) } }),
   },
+  ...secured({
+    name: "sb-efi",
+    loader: "the firmware itself",
+    entry: "efi",
+    tools: [],
+    media: ({ work, image }) => fatDisk(work, { [PROGRAM]: { file: image } }),
+  }),
+  ...secured({
+    name: "sb-shim",
+    loader: "shim, as its second stage",
+    entry: "efi",
+    tools: ["shim"],
+    media: ({ work, image }) => shimDisk(work, image),
+  }),
+  {
+    ...withSecureBoot(["shim", "objcopy"]),
+    name: "sb-shim-objcopy",
+    loader: "shim, as its second stage, unified by objcopy",
+    secureBoot: "signed",
+    entry: "efi",
+    media: async (load) => {
+      const image = await unifyByObjcopy(load.work, load.image, { ...dom0Sections(load), ...sbatSection(load) });
+      return shimDisk(load.work, await signForeign(load.work, image));
+    },
+  },
+  ...secured({
+    name: "sb-grub-chain",
+    loader: "shim, GRUB 2.06 chainloader",
+    entry: "efi",
+    tools: grubBehindShim,
+    media: (load) => securedGrubDisk(load, "chain", chainload),
+  }),
+  ...secured({
+    name: "sb-grub-mb2",
+    loader: "shim, GRUB 2.06 multiboot2",
+    entry: "mb2-efi",
+    tools: grubBehindShim,
+    bare: true,
+    media: (load) => securedGrubDisk(load, "multiboot2", multiboot("multiboot2", "module2")),
+  }),
+  {
+    ...withSecureBoot(grubBehindShim),
+    name: "sb-grub-mb2-module2",
+    loader: "shim, GRUB 2.06 multiboot2 and module2",
+    secureBoot: "signed",
+    entry: "mb2-efi",
+    media: async (load) => {
+      const image = await securedImage({ ...load, dom0: undefined }, "signed");
+      return securedGrubDisk({ ...load, image }, "multiboot2", multiboot("multiboot2", "module2"));
+    },
+  },
 ];
+
+function withSecureBoot(tools: readonly ToolName[]): Pick<BootPath, "firmware" | "tools"> {
+  const ours: readonly ToolName[] = ["ovmfSecure", "testKey", "testCertificate", "testVariables", "openssl", "sbsign"];
+  return { firmware: "OVMF", tools: [...onDisk, ...ours, ...tools] };
+}
+
+interface Secured extends Pick<BootPath, "name" | "loader" | "entry" | "tools"> {
+  /** The loader gives no dom0, neither inside the image nor besides. */
+  readonly bare?: boolean;
+  /** The image is signed, or what is to be refused instead. */
+  media(load: Load): Promise<string[]>;
+}
+
+/** A path under Secure Boot, and the two that must be refused: with one bit changed behind the signature, and without one. */
+function secured({ name, loader, entry, tools, bare, media }: Secured): BootPath[] {
+  const said: Readonly<Record<Signature, string>> = { signed: "", tampered: ", one bit changed", unsigned: ", not signed" };
+  return (["signed", "tampered", "unsigned"] as const).map((secureBoot) => ({
+    ...withSecureBoot(tools),
+    name: secureBoot === "signed" ? name : `${name}-${secureBoot}`,
+    loader: `${loader}${said[secureBoot]}`,
+    secureBoot,
+    entry,
+    media: async (load) => {
+      const reduced = bare === true ? { ...load, dom0: undefined } : load;
+      return media({ ...reduced, image: await securedImage(reduced, secureBoot) });
+    },
+  }));
+}
+
+/** The image as `make strip unify sign` makes it; one bit changed after that, or the last step left out. */
+async function securedImage(load: Load, signature: Signature): Promise<string> {
+  const { work } = load;
+  const image = await unify(work, await strip(work, load.image), { ...dom0Sections(load), ...sbatSection(load) });
+  if (signature === "unsigned") return image;
+  const signed = await sign(work, image);
+  return signature === "signed" ? signed : tamper(work, signed);
+}
+
+async function shimDisk(work: string, secondStage: string, files: Files = {}): Promise<string[]> {
+  const shim = await signForeign(work, TOOLS.shim.is);
+  return fatDisk(work, { [PROGRAM]: { file: shim }, "EFI/BOOT/GRUBX64.EFI": { file: secondStage }, ...files });
+}
+
+async function securedGrubDisk(load: Load, modules: string, configuration: (load: Load) => string): Promise<string[]> {
+  const sbat = sbatFile(load.work, "grub,5,Free Software Foundation,grub,2.06,https://www.gnu.org/software/grub/");
+  const program = await grubProgram(load.work, GRUB_EFI_MODULES, modules, LOCATE + configuration(load), ["--sbat", sbat]);
+  return shimDisk(load.work, await signForeign(load.work, program), bootFiles(load));
+}
 
 /** GRUB of other suites: their module folders work with the installed grub-mkstandalone. */
 function otherGrub(version: "2.12" | "2.14"): BootPath[] {
@@ -218,9 +321,10 @@ function otherGrub(version: "2.12" | "2.14"): BootPath[] {
   ];
 }
 
+const LOCATE = "search --no-floppy --file --set=root /xen.efi\n";
+
 async function grubDisk(load: Load, modulesFolder: string, modules: string, configuration: (load: Load) => string): Promise<string[]> {
-  const locate = "search --no-floppy --file --set=root /xen.efi\n";
-  const program = await grubProgram(load.work, modulesFolder, modules, locate + configuration(load));
+  const program = await grubProgram(load.work, modulesFolder, modules, LOCATE + configuration(load));
   return fatDisk(load.work, { [PROGRAM]: { file: program }, ...bootFiles(load), ...xenCfg(load, "", "xen.cfg") });
 }
 
@@ -230,8 +334,9 @@ function chainload(): string {
 
 function multiboot(command: string, moduleCommand: string): (load: Load) => string {
   return ({ dom0 }) => {
-    const modules = dom0 === undefined ? "" : `${moduleCommand} /vmlinuz ${DOM0_OPTIONS}\n${moduleCommand} /initrd\n`;
-    return `if ${command} /xen.efi ${XEN_OPTIONS}; then\n${modules}boot\nfi\n${giveUp}`;
+    const modules = dom0 === undefined ? [] : [`${moduleCommand} /vmlinuz ${DOM0_OPTIONS}`, `${moduleCommand} /initrd`];
+    const all = [`${command} /xen.efi ${XEN_OPTIONS}`, ...modules];
+    return all.reduceRight((rest, one) => `if ${one}; then\n${rest}fi\n`, "boot\n") + giveUp;
   };
 }
 
@@ -262,11 +367,25 @@ function cfgText(kernel: string, initrd: string): string {
 }
 
 /** The image with configuration, kernel and initramfs inside: over the network Xen has no file system to read. */
-async function unified({ image, dom0, work }: Load): Promise<string> {
-  if (dom0 === undefined) return image;
+async function unified(load: Load): Promise<string> {
+  return load.dom0 === undefined ? load.image : await unify(load.work, load.image, dom0Sections(load));
+}
+
+/** What a unified Xen has inside; an image that needs no dom0 has nothing. */
+function dom0Sections({ dom0, work }: Load): Sections {
+  if (dom0 === undefined) return {};
   const configuration = path.join(work, "unified.cfg");
   fs.writeFileSync(configuration, cfgText("vmlinuz", "initrd"));
-  const file = path.join(work, "unified.efi");
-  await unifyFile(image, file, { ".config": configuration, ".kernel": dom0.kernel, ".ramdisk": dom0.initrd });
+  return { ".config": configuration, ".kernel": dom0.kernel, ".ramdisk": dom0.initrd };
+}
+
+/** Without one shim starts nothing that it finds by itself. */
+function sbatSection({ work }: Load): Sections {
+  return { ".sbat": sbatFile(work, "xen.test,1,Boot test,xen,1,https://xenproject.org/") };
+}
+
+function sbatFile(work: string, component: string): string {
+  const file = path.join(work, `${component.split(",")[0]}.sbat.csv`);
+  fs.writeFileSync(file, `sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n${component}\n`);
   return file;
 }

@@ -57,10 +57,11 @@ export const MATRIX: readonly Subject[] = [
 ];
 
 const NOT_ELF = /^invalid arch-dependent ELF magic$/;
+const NOT_RELOCATED = /^Unsupported relocation type$/;
 
 /** What the untouched images are refused with, by path; through the paths not named here they boot. */
 const REFUSALS: Readonly<Record<string, RegExp>> = {
-  shim: /^Unsupported relocation type$/,
+  shim: NOT_RELOCATED,
   "grub-efi-mb2": NOT_ELF,
   "grub-bios-mb2": NOT_ELF,
   "grub-bios-mb1": NOT_ELF,
@@ -71,7 +72,34 @@ const REFUSALS: Readonly<Record<string, RegExp>> = {
   "grub214-efi-mb2": NOT_ELF,
   "grub214-peimage": /^cannot load image$/,
   kexec: /^Cannot determine the file type$/,
+  // The signature is good; it is the image that shim and GRUB cannot do with.
+  "sb-shim": NOT_RELOCATED,
+  "sb-shim-objcopy": NOT_RELOCATED,
+  "sb-grub-chain": NOT_RELOCATED,
+  "sb-grub-mb2": NOT_ELF,
 };
+
+const NOT_TRUSTED = {
+  firmware: /^BdsDxe: failed to load Boot\w+ "UEFI (Misc|Non-Block Boot) Device" .*: Access Denied$/,
+  shim: /^Verification failed: \(0x1A\) Security Violation$/,
+  grub: /^bad shim signature$/,
+};
+
+/** What Secure Boot refuses whatever the image: what is not as it was signed, and modules in stock GRUB. */
+const FORBIDDEN: Readonly<Record<string, RegExp>> = {
+  "sb-efi-tampered": NOT_TRUSTED.firmware,
+  "sb-efi-unsigned": NOT_TRUSTED.firmware,
+  "sb-shim-tampered": NOT_TRUSTED.shim,
+  "sb-shim-unsigned": NOT_TRUSTED.shim,
+  "sb-grub-chain-tampered": NOT_TRUSTED.grub,
+  "sb-grub-chain-unsigned": NOT_TRUSTED.grub,
+  "sb-grub-mb2-tampered": NOT_TRUSTED.grub,
+  "sb-grub-mb2-unsigned": NOT_TRUSTED.grub,
+  "sb-grub-mb2-module2": /^prohibited by secure boot policy$/,
+};
+
+/** Where the loader gives no dom0, Xen's first line is the goal. */
+const WITHOUT_DOM0 = new Set(["sb-grub-mb2"]);
 
 /**
  * Where Xen stops behind the loader, which has done its part (mini-xen passes there), whatever the image: xen.gz's ELF
@@ -89,25 +117,41 @@ const KNOWN_STOPS: Readonly<Record<string, Expected>> = {
  * offer, its EFI loader part begins, which is all that can be asked for, and gives up.
  */
 const NO_UNIFIED = /^4\.14\./;
+const BEGINS_4_14: Expected = { stage: "xen-efi", detail: /^4\.14\./, goal: "xen-efi" };
 const UNIFIED_ONLY: Readonly<Record<string, Expected>> = {
-  "ipxe-efi": { stage: "xen-efi", detail: /^4\.14\./, goal: "xen-efi" },
+  "ipxe-efi": BEGINS_4_14,
   "u-boot": { stage: "xen-efi", detail: /^No configuration file found$/, troubles: ["gave up"] },
+  ...Object.fromEntries(["sb-efi", "sb-shim", "sb-grub-chain"].map((name) => [name, BEGINS_4_14])),
 };
 
+/**
+ * Whether the subject is taken through the path at all. What is forbidden does not depend on the build, nor does
+ * objcopy's unified image show anything but with the untouched ones, whose control it is.
+ */
+export function goesThrough({ build, variant }: Subject, { name }: BootPath): boolean {
+  if (name === "sb-shim-objcopy") return variant === "untouched";
+  if (FORBIDDEN[name] === undefined) return true;
+  const hasModules = build !== "mini-xen" || name !== "sb-grub-mb2-module2";
+  return variant === "move" && hasModules && ["mini-xen", MAIN_BUILD].includes(build);
+}
+
 /** What must be seen when the subject goes through the path. */
-export function expected({ build, variant, goal }: Subject, { name, entry, firmware }: BootPath): Expected {
-  const refusal = variant === "untouched" ? REFUSALS[name] : undefined;
+export function expected({ build, variant, goal }: Subject, { name, entry, firmware, secureBoot }: BootPath): Expected {
+  const refusal = FORBIDDEN[name] ?? (variant === "untouched" ? REFUSALS[name] : undefined);
   // mini-xen finds out the same as Xen's EFI loader part does: shim has not loaded the relocation table.
-  if (goal === "mini-xen" && refusal !== undefined && name === "shim") return { stage: "fail", detail: /unsupported base relocation/ };
+  if (goal === "mini-xen" && refusal === NOT_RELOCATED) return { stage: "fail", detail: /unsupported base relocation/ };
   if (refusal !== undefined) return { stage: "refused", detail: refusal };
   if (goal === "mini-xen") return { stage: "pass", detail: new RegExp(`^${entry}$`) };
   const stop = (NO_UNIFIED.test(build) ? UNIFIED_ONLY[name] : undefined) ?? KNOWN_STOPS[name];
   if (stop !== undefined) return stop;
-  if (goal === "xen") return { stage: "xen", detail: new RegExp(`^${build.replaceAll(/[.+]/g, "\\$&")}(-|$)`) };
+  const version = { stage: "xen", detail: new RegExp(`^${build.replaceAll(/[.+]/g, "\\$&")}(-|$)`) } as const;
+  if (WITHOUT_DOM0.has(name)) return { ...version, goal: "xen" };
+  if (goal === "xen") return version;
   // Debian's 4.20.4+63 calls itself 4.20.5-pre: here only the release is certain.
   const release = /^\d+\.\d+\./.exec(build)?.[0].replaceAll(".", "\\.");
-  // Xen hands on to dom0 that there is EFI firmware, or the boot was not what it seemed.
-  return { stage: "dom0", detail: new RegExp(`^xen=${release}\\S* efi=${firmware === "OVMF" ? "yes" : "no"}$`) };
+  // Xen hands on to dom0 that there is EFI firmware with Secure Boot, or the boot was not what it seemed.
+  const [efi, lockdown] = [firmware === "OVMF" ? "yes" : "no", secureBoot === undefined ? "none" : "integrity"];
+  return { stage: "dom0", detail: new RegExp(`^xen=${release}\\S* efi=${efi} lockdown=${lockdown}$`) };
 }
 
 /** Whether it came as it must. */

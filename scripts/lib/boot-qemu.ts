@@ -49,6 +49,7 @@ export async function inWorkFolder<T>(parent: string, use: (work: string) => Pro
 async function machine(bootPath: BootPath, load: Load): Promise<string[]> {
   const media = await bootPath.media(load);
   const type = bootPath.firmware === "U-Boot" ? "pc" : "q35"; // the one U-Boot is built for
+  const secure = bootPath.secureBoot !== undefined;
   // With more than the plainest CPU dom0's kernel, which is paravirtual, crashes in emulation.
   const base = ["-machine", `${type},accel=tcg`, "-cpu", "qemu64", "-m", "1024", "-no-reboot", "-display", "none"];
   // graphics=off makes SeaBIOS, and what prints through it, use the serial line. mini-xen ends QEMU through the device.
@@ -57,11 +58,13 @@ async function machine(bootPath: BootPath, load: Load): Promise<string[]> {
   if (bootPath.firmware === "U-Boot") return [...common, ...network, "-bios", TOOLS.uBoot.is, ...media];
   if (bootPath.firmware === "SeaBIOS") return [...common, ...network, ...media];
   const variables = path.join(load.work, "variables.fd");
-  fs.copyFileSync(OVMF_VARIABLES, variables);
+  fs.copyFileSync(secure ? TOOLS.testVariables.is : OVMF_VARIABLES, variables);
   fs.chmodSync(variables, 0o600);
-  const flash = [`readonly=on,file=${TOOLS.ovmf.is}`, `file=${option(variables)}`];
+  const flash = [`readonly=on,file=${secure ? TOOLS.ovmfSecure.is : TOOLS.ovmf.is}`, `file=${option(variables)}`];
   const firmware = flash.flatMap((part, unit) => ["-drive", `if=pflash,format=raw,unit=${unit},${part}`]);
-  return [...common, ...firmware, ...network, ...media];
+  // This build of OVMF keeps its variables where only system management mode can write.
+  const locked = secure ? ["-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"] : [];
+  return [...common, ...locked, ...firmware, ...network, ...media];
 }
 
 /** Boots until the goal is reached, or nothing more can come of it, or the time is over. */

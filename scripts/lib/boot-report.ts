@@ -23,9 +23,9 @@ export function table(results: readonly Result[]): string {
   const images = [...new Set(results.map((result) => result.image))];
   const tried = PATHS.filter((bootPath) => results.some((result) => result.path === bootPath.name));
   const notes: string[] = [];
-  const rows = tried.map(({ name, firmware, loader }) => [
+  const rows = tried.map(({ name, firmware, secureBoot, loader }) => [
     `\`${name}\``,
-    `${firmware}, ${loader}`,
+    `${firmware}${secureBoot === undefined ? "" : " with Secure Boot"}, ${loader}`,
     ...images.map((image) => {
       const result = results.find((candidate) => candidate.image === image && candidate.path === name);
       return result === undefined ? "" : cell(result, notes);

@@ -20,6 +20,11 @@ interface Tool {
 export const TOOLS = {
   qemu: { package: "qemu-system-x86", is: "qemu-system-x86_64" },
   ovmf: { package: "ovmf", is: "/usr/share/OVMF/OVMF_CODE_4M.fd" },
+  ovmfSecure: { package: "ovmf", is: "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd" },
+  // For tests: the only key that the variable store beside it trusts, and which everybody has.
+  testKey: { package: "ovmf", is: "/usr/share/ovmf/PkKek-1-snakeoil.key" },
+  testCertificate: { package: "ovmf", is: "/usr/share/ovmf/PkKek-1-snakeoil.pem" },
+  testVariables: { package: "ovmf", is: "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd" },
   seabios: { package: "seabios", is: "/usr/share/seabios/bios-256k.bin" },
   mkfs: { package: "dosfstools", is: "mkfs.vfat" },
   mtools: { package: "mtools", is: "mcopy" },
@@ -37,6 +42,8 @@ export const TOOLS = {
   uBoot: { package: "u-boot-qemu", is: "/usr/lib/u-boot/qemu-x86_64/u-boot.rom" },
   kexec: { package: "kexec-tools", is: "/sbin/kexec" },
   objcopy: { package: "binutils", is: "objcopy" },
+  openssl: { package: "openssl", is: "openssl" },
+  sbsign: { package: "sbsigntool", is: "sbsign" },
   busybox: { package: "busybox-static", is: "/bin/busybox" },
 } as const satisfies Record<string, Tool>;
 
@@ -60,6 +67,8 @@ export const FOREIGN = {
   grub214: { suites: ["sid"], package: "grub-efi-amd64-bin", wanted: /^usr\/lib\/grub\/x86_64-efi$/ },
   // Not the cloud flavour, which lacks CONFIG_XEN_DOM0. The meta package names the kernel of the day.
   kernel: { suites: ["bookworm"], package: "linux-image-amd64", wanted: /^boot\/vmlinuz-/ },
+  // Under the Secure Boot build of OVMF Debian 12's kernel dies as dom0 of "memory conflicts with E820 map".
+  newerKernel: { suites: ["trixie"], package: "linux-image-amd64", wanted: /^boot\/vmlinuz-/ },
 } as const satisfies Record<string, ForeignPackage>;
 
 export type ForeignName = keyof typeof FOREIGN;
@@ -105,7 +114,7 @@ async function fetchForeign(name: ForeignName, folder: string): Promise<void> {
   const temporary = fs.mkdtempSync(path.join(FOREIGN_FOLDER, ".new-"));
   try {
     let deb = await downloadPackage(FOREIGN[name], temporary);
-    if (name === "kernel") {
+    if (FOREIGN[name].package === "linux-image-amd64") {
       const depends = execFileSync("dpkg-deb", ["-f", deb, "Depends"], { encoding: "utf8" });
       const image = /linux-image-[\w.+-]+/.exec(depends)?.[0] ?? "";
       deb = await downloadPackage({ ...FOREIGN[name], package: image }, temporary);

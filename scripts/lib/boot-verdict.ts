@@ -27,6 +27,7 @@ export type End = "triple fault" | "exit" | "timeout";
 const REFUSALS: readonly RegExp[] = [
   /(Unsupported relocation type)/, // Xen's EFI loader part: it has read memory that shim did not fill
   /(Invalid Multiboot image.*)/, // syslinux
+  /(Verification failed: \(\w+\) [A-Z][A-Za-z ]*[a-z])/, // shim, which then waits for a key
   /(Failed to (?:load|start) .*image.*)/i, // shim, systemd-boot
   /(start_image\(\) returned .*)/, // shim
   /(BdsDxe: failed to (?:load|start) Boot\w+ "UEFI (?:Misc|Non-Block Boot) Device".*)/, // the firmware, on our disk

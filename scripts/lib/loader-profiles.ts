@@ -12,7 +12,10 @@ import type { Memory } from "./loaders.ts";
 /** In the order in which verdicts are shown. */
 export const PROFILES: readonly Profile[] = [...EFI_PROFILES, ...SHIM_PROFILES, ...MULTIBOOT_PROFILES];
 
-/** The profile of each path of the boot tests (boot-paths.ts): what it says must be what is seen there. */
+/**
+ * The profile of each path of the boot tests (boot-paths.ts): what it says must be what is seen there. Whether a signature
+ * is good depends on the machine's keys and is no verdict: the paths of tampered and unsigned images have none.
+ */
 export const PROFILE_OF_PATH: Readonly<Record<string, string>> = {
   efi: "edk2",
   "grub-efi-chain": "grub-chainloader",
@@ -31,6 +34,12 @@ export const PROFILE_OF_PATH: Readonly<Record<string, string>> = {
   "grub214-peimage": "grub-peimage-2.14",
   kexec: "kexec",
   "u-boot": "u-boot-efi",
+  "sb-efi": "edk2-secure-boot",
+  "sb-shim": "shim-secure-boot",
+  "sb-shim-objcopy": "shim-secure-boot",
+  "sb-grub-chain": "shim",
+  "sb-grub-mb2": "grub-mb2",
+  "sb-grub-mb2-module2": "grub-mb2-secure-boot",
 };
 
 export function profileNamed(name: string): Profile | undefined {
