@@ -222,7 +222,9 @@ if (hasObjcopy) {
   }
 }
 
-against("there is something to compare", () => assert.ok(true));
+against("objcopy is there, where nothing may be left out", () => {
+  assert.ok(hasObjcopy || process.env["CI"] !== "true", "no objcopy for pei-x86-64 (package binutils)");
+});
 
 against.run();
 

@@ -169,6 +169,10 @@ signing("gives no output when the signer changed more than it may, and says wher
   }
 });
 
+signing("the tools are there, where nothing may be left out", () => {
+  assert.ok(missing.length === 0 || process.env["CI"] !== "true", `missing: ${missing.map(([tool]) => tool).join(", ")}`);
+});
+
 if (missing.length === 0) {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), "sign-"));
   const file = (name: string): string => path.join(folder, name);
