@@ -3,6 +3,7 @@
 // Runs one boot in QEMU, emulated: its serial line goes to the judge and to a log. No port of this machine is used, and
 // nothing outlives this process: QEMU is killed and the work folder removed however it ends.
 
+import { Buffer } from "node:buffer";
 import { spawn } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
@@ -18,6 +19,7 @@ const OVMF_VARIABLES = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /** Of a longer log the middle goes: what matters is how it began and how it ended. */
 const LOG_HALF = 100_000;
 const LINES_KEPT = 20_000;
+const POLL_MILLISECONDS = 50;
 
 export interface Booted {
   readonly outcome: Outcome;
@@ -70,13 +72,17 @@ async function machine(bootPath: BootPath, load: Load): Promise<string[]> {
 /** Boots until the goal is reached, or nothing more can come of it, or the time is over. */
 export async function boot(bootPath: BootPath, load: Load, goal: Goal, limitSeconds: number, log: string): Promise<Booted> {
   const resets = path.join(load.work, "resets.log");
-  const watch = ["-serial", "stdio", "-monitor", "none", "-d", "cpu_reset", "-D", resets];
+  // A file, since QEMU drops characters when nobody takes them: of single ones a socket, which is what node's pipes are,
+  // holds some 280, and on a busy machine that is soon full.
+  const serial = path.join(load.work, "serial.log");
+  const watch = ["-serial", `file:${serial}`, "-monitor", "none", "-d", "cpu_reset", "-D", resets];
   const args = [...(await machine(bootPath, load)), ...watch];
   const judge = new Judge(goal);
   const lines: string[] = [];
   const started = Date.now();
+  fs.writeFileSync(serial, "");
   const end = await new Promise<End | undefined>((settle, fail) => {
-    const qemu = spawn(TOOLS.qemu.is, args, { stdio: ["ignore", "pipe", "pipe"] });
+    const qemu = spawn(TOOLS.qemu.is, args, { stdio: ["ignore", "ignore", "pipe"] });
     children.add(qemu);
     let over = false;
     let timedOut = false;
@@ -91,7 +97,9 @@ export async function boot(bootPath: BootPath, load: Load, goal: Goal, limitSeco
       over = true;
       qemu.kill("SIGKILL");
     };
-    for (const stream of [qemu.stdout, qemu.stderr]) splitLines(stream, take);
+    const complaints = lineSplitter(take);
+    qemu.stderr.setEncoding("latin1").on("data", complaints.push).on("end", complaints.end);
+    const stopReading = follow(serial, lineSplitter(take));
     qemu.on("error", (error) => {
       clearTimeout(timer);
       children.delete(qemu);
@@ -99,6 +107,7 @@ export async function boot(bootPath: BootPath, load: Load, goal: Goal, limitSeco
     });
     qemu.on("close", () => {
       clearTimeout(timer);
+      stopReading();
       children.delete(qemu);
       if (over) settle(undefined);
       else if (timedOut) settle("timeout");
@@ -124,17 +133,39 @@ export async function bootOnTerminal(bootPath: BootPath, load: Load): Promise<nu
   });
 }
 
+interface LineSplitter {
+  push(chunk: string): void;
+  end(): void;
+}
+
 /** Calls `take` with each line, plain; the last one also when it is not ended, as a prompt, once nothing follows. */
-function splitLines(stream: NodeJS.ReadableStream, take: (line: string) => void): void {
+function lineSplitter(take: (line: string) => void): LineSplitter {
   let rest = "";
-  stream.setEncoding("latin1");
-  stream.on("data", (chunk: string) => {
-    // Firmware moves the cursor to the first column instead of ending lines.
-    const parts = (rest + chunk).replace(/\u001b\[\d+;0*1H/g, "\n").split(/\r*\n/);
-    rest = parts.pop() ?? "";
-    for (const part of parts) take(plainText(part));
-  });
-  stream.on("end", () => take(plainText(rest)));
+  return {
+    push: (chunk) => {
+      // Firmware moves the cursor to the first column instead of ending lines.
+      const parts = (rest + chunk).replace(/\u001b\[\d+;0*1H/g, "\n").split(/\r*\n/);
+      rest = parts.pop() ?? "";
+      for (const part of parts) take(plainText(part));
+    },
+    end: () => take(plainText(rest)),
+  };
+}
+
+/** Reads a file while it grows. @returns what reads it to its end and stops */
+function follow(file: string, { push, end }: LineSplitter): () => void {
+  const from = fs.openSync(file, "r");
+  const chunk = Buffer.alloc(1 << 16);
+  const read = () => {
+    for (let length = fs.readSync(from, chunk); length > 0; length = fs.readSync(from, chunk)) push(chunk.toString("latin1", 0, length));
+  };
+  const timer = setInterval(read, POLL_MILLISECONDS);
+  return () => {
+    clearInterval(timer);
+    read();
+    fs.closeSync(from);
+    end();
+  };
 }
 
 function writeLog(file: string, text: string): void {
