@@ -87,6 +87,13 @@ check-loaders: | $(RUNTIME) ## what each boot loader will do with an image (IMAG
 inspect: | $(RUNTIME) ## what is in an image (IMAGE=FILE, default $(OUT)/xen.mb.efi)
 	@$(TS) scripts/inspect.ts $(call quote,$(or $(IMAGE),$(OUT)/xen.mb.efi))
 
+.PHONY: layout
+layout: $(OUT)/layout.svg ## a picture of both, before and after: $(OUT)/layout.svg, layout.html
+
+$(OUT)/layout.svg: $(OUT)/verified.txt scripts/layout.ts
+	$(TS) scripts/layout.ts $(call quote,$(XEN_EFI)) $(OUT)/3-headers.efi --html $(OUT)/layout.html
+	$(TS) scripts/layout.ts $(call quote,$(XEN_EFI)) $(OUT)/3-headers.efi --svg $@
+
 .PHONY: dist
 dist: $(OUT)/xen-mb-efi.mjs ## mb-efi as one file that needs nothing but node 20
 
@@ -165,6 +172,7 @@ golden: | $(MODULES) ## goldens only; NAME=… XEN_EFI=… checks a build frozen
 
 golden-update: | $(MODULES) ## rewrites the goldens and says what changed
 	@$(TSX) scripts/golden.ts update
+	@VIEWS_UPDATE=1 $(TSX) scripts/layout.test.ts > /dev/null
 
 golden-add: | $(MODULES) ## freezes a build of your own (NAME=… XEN_EFI=…)
 	@$(TSX) scripts/golden.ts add $(call quote,$(NAME)) $(call quote,$(XEN_EFI))
@@ -224,7 +232,7 @@ xen-tree-test: dist | $(MODULES) ## builds real Xen sources with it, minutes eac
 
 .PHONY: clean
 clean: ## removes what was built; the fetched builds stay
-	rm -f $(addprefix $(OUT)/,.input .input.new 1-relocated.efi 2-aligned.efi 3-headers.efi verified.txt xen.mb.efi .sections .sections.new xen.stripped.efi xen.debug xen.unified.efi xen.signed.efi xen-mb-efi.mjs)
+	rm -f $(addprefix $(OUT)/,.input .input.new 1-relocated.efi 2-aligned.efi 3-headers.efi verified.txt xen.mb.efi layout.svg layout.html .sections .sections.new xen.stripped.efi xen.debug xen.unified.efi xen.signed.efi xen-mb-efi.mjs)
 	rm -rf build
 
 .PHONY: help

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//
+// Draws where everything is: the file on one side, memory on the other, what Multiboot loads, and what is in its way.
+//
+// Changes nothing. One image, or two side by side, before and after; as SVG, as an HTML file, or as text.
+// Refuses: what is not a PE image for x86-64, or has more sections than a picture can show. Everything else is drawn,
+//   also what no loader takes: the reason stands below.
+
+import { Buffer } from "node:buffer";
+import * as path from "node:path";
+import { displayName, readInput, refuseSameFile, runIfMain, UsageError, writeOutput } from "./lib/cli.ts";
+import type { Command, Io, Values } from "./lib/cli.ts";
+import { pictureFacts } from "./lib/picture-facts.ts";
+import type { PictureFacts } from "./lib/picture-facts.ts";
+import { htmlPicture } from "./lib/picture-html.ts";
+import { svgPicture } from "./lib/picture-svg.ts";
+import { textPicture } from "./lib/picture-text.ts";
+import { aboutFile } from "./lib/transform.ts";
+
+const USAGE = `Usage: layout.ts FILE [FILE2] [--svg OUT | --html OUT | --text]
+
+Draws the layout of an image, or of two side by side: file, memory, what Multiboot loads, gaps.
+FILE may be any step's input or output. "-" is standard input, for one of them, or standard output for OUT.
+
+  --svg OUT   a picture, for documents: legible in black and white, and in a dark reader
+  --html OUT  a page by itself, with details for what the mouse points at, and the text
+  --text      text on standard output; so it is without any of these
+  --help      print this text
+
+Exit status: 0 done, 1 not a PE image for x86-64, 2 wrong usage.
+`;
+
+const WRITERS: readonly (readonly [option: string, write: (pictures: readonly PictureFacts[]) => string])[] = [
+  ["svg", svgPicture],
+  ["html", htmlPicture],
+  ["text", textPicture],
+];
+
+/** The picture of some images, each with its name, as "svg", "html" or "text". @throws ImageError */
+export function drawLayout(images: readonly (readonly [name: string, bytes: Uint8Array])[], form: "svg" | "html" | "text"): string {
+  const write = WRITERS.find(([option]) => option === form)?.[1] ?? textPicture;
+  return write(images.map(([name, bytes]) => pictureFacts(bytes, name)));
+}
+
+function chosen(values: Values): { write: (pictures: readonly PictureFacts[]) => string; output: string } {
+  const given = WRITERS.filter(([option]) => values[option] !== undefined);
+  const [first, second] = given;
+  if (first !== undefined && second !== undefined) throw new UsageError(`--${first[0]} and --${second[0]} are both given, needed one`);
+  const output = first === undefined ? undefined : values[first[0]];
+  return { write: first?.[1] ?? textPicture, output: typeof output === "string" ? output : "-" };
+}
+
+function readPicture(file: string, io: Io): PictureFacts {
+  const name = file === "-" ? displayName(file) : path.basename(file);
+  return aboutFile(file, () => pictureFacts(readInput(file, io), name));
+}
+
+export const command: Command = {
+  usage: USAGE,
+  options: { svg: { type: "string" }, html: { type: "string" }, text: { type: "boolean" } },
+  positionals: ["FILE", "[FILE2]"],
+  run([file = "", second], values, io) {
+    const { write, output } = chosen(values);
+    const files = second === undefined ? [file] : [file, second];
+    if (files.length === 2 && files.every((name) => name === "-")) throw new UsageError("FILE and FILE2 are both '-'");
+    for (const name of files) refuseSameFile(name, output);
+    const text = write(files.map((name) => readPicture(name, io)));
+    writeOutput(output, Buffer.from(text), io);
+    return 0;
+  },
+};
+
+runIfMain(import.meta.url, command);
