@@ -87,6 +87,10 @@ check-loaders: | $(RUNTIME) ## what each boot loader will do with an image (IMAG
 inspect: | $(RUNTIME) ## what is in an image (IMAGE=FILE, default $(OUT)/xen.mb.efi)
 	@$(TS) scripts/inspect.ts $(call quote,$(or $(IMAGE),$(OUT)/xen.mb.efi))
 
+.PHONY: explain
+explain: $(OUT)/verified.txt ## every byte that is different, in words: old, new, which step, who asks for it
+	@$(TS) scripts/explain.ts $(call quote,$(XEN_EFI)) $(OUT)/3-headers.efi
+
 .PHONY: layout
 layout: $(OUT)/layout.svg ## a picture of both, before and after: $(OUT)/layout.svg, layout.html
 
@@ -172,7 +176,7 @@ golden: | $(MODULES) ## goldens only; NAME=… XEN_EFI=… checks a build frozen
 
 golden-update: | $(MODULES) ## rewrites the goldens and says what changed
 	@$(TSX) scripts/golden.ts update
-	@VIEWS_UPDATE=1 $(TSX) scripts/layout.test.ts > /dev/null
+	@for views in layout explain; do VIEWS_UPDATE=1 $(TSX) scripts/$$views.test.ts | grep -o 'golden/views/.*: written' || :; done
 
 golden-add: | $(MODULES) ## freezes a build of your own (NAME=… XEN_EFI=…)
 	@$(TSX) scripts/golden.ts add $(call quote,$(NAME)) $(call quote,$(XEN_EFI))

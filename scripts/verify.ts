@@ -15,7 +15,7 @@
 
 import { displayName, ImageError, readInput, runIfMain } from "./lib/cli.ts";
 import type { Command } from "./lib/cli.ts";
-import { viewOf, writeStructure } from "./lib/fields.ts";
+import { viewOf } from "./lib/fields.ts";
 import { Findings } from "./lib/findings.ts";
 import {
   differences,
@@ -34,7 +34,7 @@ import { examine } from "./lib/loader-facts.ts";
 import type { Evidence } from "./lib/loader-facts.ts";
 import { PROFILES } from "./lib/loader-profiles.ts";
 import { boots, judge as askLoader } from "./lib/loader-rules.ts";
-import { MB1_ADDRESS_HEADER, MB1_AOUT_KLUDGE, MB1_MAGIC } from "./lib/multiboot.ts";
+import { MB1_AOUT_KLUDGE } from "./lib/multiboot.ts";
 import {
   DIRECTORY_BASE_RELOCATION,
   DIRECTORY_DEBUG,
@@ -71,6 +71,8 @@ import {
   countChanges,
   debugPatches,
   headerChange,
+  multiboot1Header,
+  multiboot1Place,
   referencePatches,
   reshapedSections,
   voidPatches,
@@ -364,15 +366,10 @@ function checkShim({ result, span, pairs, reloc }: Comparison, memory: Memory, f
 
 // ---- obligation 2: the same memory for Multiboot loaders
 
-/** The Multiboot1 header ends 64 bytes below the end of the header area, or of the first 8064 bytes (QEMU's limit). */
-function multiboot1Place({ optional }: Image): number {
-  return Math.min(optional.sizeOfHeaders, 8064) - 64;
-}
-
 /** The header area behind the section table: what was there, then zeros, with the Multiboot1 header in them. */
 function checkHeaderArea({ original, result, span }: Comparison, entryAddr: number, findings: Findings): void {
   const { sizeOfHeaders } = result.optional;
-  const [start, at] = [tableEnd(result), multiboot1Place(result)];
+  const [start, at] = [tableEnd(result), multiboot1Place(sizeOfHeaders)];
   if (at < start + 16 * SECTION_HEADER.size)
     return findings.add(
       "the place of the Multiboot1 header",
@@ -389,20 +386,7 @@ function checkHeaderArea({ original, result, span }: Comparison, entryAddr: numb
       "in use",
       "64 zero bytes for the Multiboot1 header",
     );
-  const [magic, flags, loadAddr] = [MB1_MAGIC, MB1_AOUT_KLUDGE | 3, span.first - sizeOfHeaders];
-  const addresses = {
-    headerAddr: loadAddr + at,
-    loadAddr,
-    loadEndAddr: span.dataEnd,
-    bssEndAddr: span.mappedEnd,
-    entryAddr,
-  };
-  writeStructure(
-    MB1_ADDRESS_HEADER,
-    { magic, flags, checksum: -(magic + flags) >>> 0, ...addresses },
-    needed,
-    at - start,
-  );
+  needed.set(multiboot1Header(span, sizeOfHeaders, entryAddr), at - start);
   sameBytes(findings, needed, result.background.subarray(start, sizeOfHeaders), start, "the header area");
 }
 
@@ -482,7 +466,7 @@ function checkMultiboot1(
 ): string {
   const name = "the Multiboot1 header";
   const { sizeOfHeaders } = result.optional;
-  findings.same(`${name}'s place in the file`, load.headerAt, multiboot1Place(result));
+  findings.same(`${name}'s place in the file`, load.headerAt, multiboot1Place(sizeOfHeaders));
   findings.same(`${name}'s flags`, load.flags, MB1_AOUT_KLUDGE | 3);
   findings.same(`${name}'s load_addr`, load.loadAddr, span.first - sizeOfHeaders);
   findings.same(`${name}'s header_addr`, load.headerAddr, span.first - sizeOfHeaders + load.headerAt);

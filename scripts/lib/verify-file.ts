@@ -200,14 +200,14 @@ function checkDirectories({ original, result, pairs, reloc }: Comparison, findin
   });
 }
 
-function rawSize(sections: readonly Section[], flag: number): number {
+export function rawSize(sections: readonly Section[], flag: number): number {
   let size = 0;
   for (const section of sections)
     if (hasFlags(section, flag) && !hasFlags(section, MEM_DISCARDABLE)) size += section.header.sizeOfRawData;
   return size;
 }
 
-function commonAlignment(sections: readonly Section[]): number {
+export function commonAlignment(sections: readonly Section[]): number {
   let bits = 512;
   for (const { header } of sections)
     if (header.sizeOfRawData !== 0) bits |= header.pointerToRawData | header.sizeOfRawData;
@@ -215,7 +215,7 @@ function commonAlignment(sections: readonly Section[]): number {
 }
 
 /** Room for 16 more section headers and the Multiboot1 header, in whole pages. */
-function headerArea(original: Image): number {
+export function headerArea(original: Image): number {
   return roundUp(
     Math.max(original.optional.sizeOfHeaders, tableEnd(original) + 16 * SECTION_HEADER.size + 64),
     PAGE_SIZE,
@@ -223,14 +223,14 @@ function headerArea(original: Image): number {
 }
 
 /** NX_COMPAT stays only where it is true: loaders that believe it refuse the image otherwise (GRUB 2.14 peimage.c). */
-function dllCharacteristics(original: Image, sections: readonly Section[]): number {
+export function dllCharacteristics(original: Image, sections: readonly Section[]): number {
   const untrue = sections.some(
     (s) => s.header.virtualAddress % PAGE_SIZE !== 0 || (hasFlags(s, MEM_WRITE) && hasFlags(s, MEM_EXECUTE)),
   );
   return untrue ? original.optional.dllCharacteristics & ~NX_COMPAT : original.optional.dllCharacteristics;
 }
 
-function optionalAt({ lfanew }: Image): number {
+export function optionalAt({ lfanew }: Image): number {
   return lfanew + 4 + COFF_HEADER.size;
 }
 
@@ -240,7 +240,7 @@ export function tableEnd(image: Image): number {
 }
 
 /** The sum of 16-bit words, carries added back, the field itself as zero, plus the file's length (PE specification, "CheckSum"). */
-function checkSum(file: Uint8Array, at: number): number {
+export function checkSum(file: Uint8Array, at: number): number {
   // 32-bit words first: 2^16 is 1 modulo 2^16 - 1, and numbers are exact up to 2^21 of them.
   const words = words32(file);
   let sum = 0;

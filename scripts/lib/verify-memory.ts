@@ -18,6 +18,7 @@ import {
 } from "./loaders.ts";
 import type { Fixups, Memory, Multiboot2Load, Multiboot2Tag, RelocatedSegment, Segment } from "./loaders.ts";
 import {
+  MB1_ADDRESS_HEADER,
   MB1_ALIGN,
   MB1_AOUT_KLUDGE,
   MB1_HEADER,
@@ -170,6 +171,26 @@ function headerBytes(tags: readonly Multiboot2Tag[], headerAddr: number, span: S
     at += roundUp(tag.bytes.length, MB2_ALIGN);
   }
   writeStructure(MB2_TAG, { type: MB2_END, flags: 0, size: MB2_TAG.size }, bytes, at);
+  return bytes;
+}
+
+/** The Multiboot1 header ends 64 bytes below the end of the header area, or of the first 8064 bytes (QEMU's limit). */
+export function multiboot1Place(sizeOfHeaders: number): number {
+  return Math.min(sizeOfHeaders, 8064) - 64;
+}
+
+/** The new Multiboot1 header, which loads the header area along, below the span. */
+export function multiboot1Header(span: Span, sizeOfHeaders: number, entryAddr: number): Uint8Array {
+  const [magic, flags, loadAddr] = [MB1_MAGIC, MB1_AOUT_KLUDGE | 3, span.first - sizeOfHeaders];
+  const addresses = {
+    headerAddr: loadAddr + multiboot1Place(sizeOfHeaders),
+    loadAddr,
+    loadEndAddr: span.dataEnd,
+    bssEndAddr: span.mappedEnd,
+    entryAddr,
+  };
+  const bytes = new Uint8Array(MB1_ADDRESS_HEADER.size);
+  writeStructure(MB1_ADDRESS_HEADER, { magic, flags, checksum: -(magic + flags) >>> 0, ...addresses }, bytes, 0);
   return bytes;
 }
 
