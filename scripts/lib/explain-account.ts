@@ -105,6 +105,7 @@ export class Account {
   /** A little-endian field of 2 or 4 bytes. */
   writeNumber(at: number, size: 2 | 4, value: number, entry: Omit<Change, "at" | "size" | "changed" | "details" | "was" | "is"> & { show?: (value: number) => string }): void {
     const { show = (v: number): string => `0x${v.toString(16)}`, ...rest } = entry;
+    if (value < 0 || value >= 2 ** (8 * size)) throw new ImageError(`the original cannot be changed: ${rest.owner} would have ${rest.what} ${value}`);
     const old = Buffer.from(this.needed.subarray(at, at + size)).reduceRight((sum, byte) => sum * 256 + byte, 0);
     const bytes = Buffer.alloc(size);
     bytes.writeUIntLE(value, 0, size);

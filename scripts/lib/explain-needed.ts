@@ -181,7 +181,7 @@ function alignedSections(before: ReadonlyMap<Section, Section>, span: Span, size
   return { sections, rawEnd: end };
 }
 
-function layPieces({ original, steps, sections, table, sizeOfHeaders, rawEnd, account }: Work): void {
+function layPieces({ original, steps, span, sections, table, sizeOfHeaders, rawEnd, account }: Work): void {
   const rowsAt = tableEnd(original) - original.sections.length * SECTION_HEADER.size;
   const origin = new Map([...sections].map(([from, to]) => [to, from]));
   account.copy(0, rowsAt, "headers");
@@ -195,7 +195,7 @@ function layPieces({ original, steps, sections, table, sizeOfHeaders, rawEnd, ac
   account.zeros(sizeOfHeaders, "the header area", "headerArea");
   const stored = [...sections].filter(([, { header }]) => header.sizeOfRawData !== 0).sort(([, a], [, b]) => a.header.pointerToRawData - b.header.pointerToRawData);
   for (const [from, { header, data, name }] of stored) {
-    const inSpan = header.virtualAddress < spanOf(original).bssStart;
+    const inSpan = header.virtualAddress < span.bssStart;
     account.copy(from.header.pointerToRawData, data.length, name, inSpan ? "linear" : "behind");
     account.zeros(header.pointerToRawData + header.sizeOfRawData, name, inSpan ? "linear" : "behind");
   }
