@@ -98,6 +98,13 @@ $(OUT)/layout.svg: $(OUT)/verified.txt scripts/layout.ts
 	$(TS) scripts/layout.ts $(call quote,$(XEN_EFI)) $(OUT)/3-headers.efi --html $(OUT)/layout.html
 	$(TS) scripts/layout.ts $(call quote,$(XEN_EFI)) $(OUT)/3-headers.efi --svg $@
 
+.PHONY: man
+man: $(OUT)/xen-mb-efi.1 ## the manual page, $(OUT)/xen-mb-efi.1
+
+$(OUT)/xen-mb-efi.1: $(filter-out %.test.ts,$(wildcard scripts/*.ts)) $(LIB) Makefile package.json | $(RUNTIME)
+	@mkdir -p $(OUT)
+	@$(TS) scripts/man.ts $@
+
 .PHONY: dist
 dist: $(OUT)/xen-mb-efi.mjs ## mb-efi as one file that needs nothing but node 20
 
@@ -236,7 +243,7 @@ xen-tree-test: dist | $(MODULES) ## builds real Xen sources with it, minutes eac
 
 .PHONY: clean
 clean: ## removes what was built; the fetched builds stay
-	rm -f $(addprefix $(OUT)/,.input .input.new 1-relocated.efi 2-aligned.efi 3-headers.efi verified.txt xen.mb.efi layout.svg layout.html .sections .sections.new xen.stripped.efi xen.debug xen.unified.efi xen.signed.efi xen-mb-efi.mjs)
+	rm -f $(addprefix $(OUT)/,.input .input.new 1-relocated.efi 2-aligned.efi 3-headers.efi verified.txt xen.mb.efi layout.svg layout.html .sections .sections.new xen.stripped.efi xen.debug xen.unified.efi xen.signed.efi xen-mb-efi.mjs xen-mb-efi.1)
 	rm -rf build
 
 .PHONY: help

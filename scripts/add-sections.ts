@@ -55,7 +55,7 @@ import type { Say } from "./lib/transform.ts";
 import { loadSpan } from "./lib/xen.ts";
 import type { LoadSpan } from "./lib/xen.ts";
 
-const USAGE = `Usage: add-sections.ts IN OUT [--section NAME=FILE]… [--remove NAME]… [--strip-signature]
+const USAGE = `Usage: add-sections.ts IN OUT [--section NAME=FILE]... [--remove NAME]... [--strip-signature]
        add-sections.ts IN --list
 
 Puts files into a xen.efi or xen.mb.efi as sections, for a unified image; "-" is standard input or output.

@@ -67,6 +67,19 @@ for (const { name, program, flags } of RUNTIMES) {
   test(`${name}: mb-efi gives the same bytes`, () => check(program, [...flags, path.join(TOP, "scripts/mb-efi.ts")]));
 }
 
+for (const { name, program, flags } of present) {
+  runtimes(`${name}: layout, explain and man print the same`, () => {
+    const result = path.join(work, "result.efi");
+    fs.writeFileSync(result, mbEfi(fs.readFileSync(SAMPLE), { keep: false, stripSignature: false }));
+    const printed = (args: readonly string[], by = program, with_ = flags): string => {
+      const [script = "", ...rest] = args;
+      return execFileSync(by, [...with_, path.join(TOP, "scripts", script), ...rest], { cwd: work, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
+    };
+    for (const args of [["layout.ts", SAMPLE, result, "--svg", "-"], ["layout.ts", SAMPLE, "--html", "-"], ["explain.ts", SAMPLE, result], ["man.ts", "-"]])
+      assert.is(printed(args), printed(args, process.execPath, process.execArgv), args.join(" "));
+  });
+}
+
 runtimes("the bundled file gives the same bytes, under every node", async () => {
   const file = path.join(work, "xen-mb-efi.mjs");
   fs.writeFileSync(file, await bundle());
