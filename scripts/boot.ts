@@ -18,7 +18,7 @@ import { boot, bootOnTerminal, inWorkFolder } from "./lib/boot-qemu.ts";
 import { closingLine, failures, skips, table } from "./lib/boot-report.ts";
 import type { Result } from "./lib/boot-report.ts";
 import { foreign, missingTool, packagesToInstall, toolVersions } from "./lib/boot-tools.ts";
-import { ImageError, UsageError, runIfMain } from "./lib/cli.ts";
+import { ImageError, runIfMain, showProgress, UsageError } from "./lib/cli.ts";
 import type { Command, Io, Values } from "./lib/cli.ts";
 
 const FOLDER = "build/boot";
@@ -108,12 +108,12 @@ async function bootAll(values: Values, io: Io): Promise<number> {
       const { subject } = job;
       const name = subjectName(subject);
       if (!prepared.has(name)) prepared.set(name, prepareImage(subject));
-      if (process.stderr.isTTY) io.stderr(`\r\x1b[K${results.size}/${jobs.length} ${name} ${job.bootPath.name}`);
+      showProgress(`${results.size}/${jobs.length} ${name} ${job.bootPath.name}`, io);
       results.set(job, inCi(await bootJob(job, prepared.get(name) as Promise<string>)));
     }
   };
   await Promise.all(Array.from({ length: Number(workers) }, work));
-  if (process.stderr.isTTY) io.stderr("\r\x1b[K");
+  showProgress("", io);
   const ordered = jobs.flatMap((job) => results.get(job) ?? []);
   const parts = [table(ordered), `Seen on ${new Date().toISOString().slice(0, 10)} with ${toolVersions().join(", ")}`];
   io.stdout([...parts, ...skips(ordered), failures(ordered), closingLine(ordered), ""].join("\n"));

@@ -11,7 +11,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { AptError, downloadPackage, readPackageFile, scratchDirectory } from "./lib/apt.ts";
 import type { PackageWanted } from "./lib/apt.ts";
-import { FileError, ImageError, readInput, realIo, runIfMain, UsageError, writeOutput } from "./lib/cli.ts";
+import { FileError, ImageError, readInput, realIo, runIfMain, showProgress, UsageError, writeOutput } from "./lib/cli.ts";
 import type { Command, Io } from "./lib/cli.ts";
 import { knownBuilds } from "./lib/known-builds.ts";
 import type { KnownBuild } from "./lib/known-builds.ts";
@@ -60,8 +60,10 @@ export async function fetchBuilds(builds: readonly KnownBuild[], sources: Source
     io.stderr(`${sources.debs}: Cannot look for .deb files: XEN_DEBS names no directory; trying the archive\n`);
   }
   const count = { present: 0, got: 0, skipped: 0, failed: 0 };
-  for (const build of builds) {
+  for (const [i, build] of builds.entries()) {
+    showProgress(`${i + 1}/${builds.length} ${build.id}`, io);
     const { kind, detail } = await fetchBuild(build, sources, io);
+    showProgress("", io);
     count[kind]++;
     const line = `${kind}: ${build.id}: ${detail}\n`;
     if (kind === "skipped" || kind === "failed") io.stderr(line);

@@ -14,7 +14,7 @@ import * as path from "node:path";
 import process from "node:process";
 import * as readline from "node:readline";
 import { fileURLToPath } from "node:url";
-import { runIfMain, UsageError } from "./lib/cli.ts";
+import { runIfMain, showProgress, UsageError } from "./lib/cli.ts";
 import type { Command, Io, Values } from "./lib/cli.ts";
 import { crashName, crashText } from "./lib/fuzz-crash.ts";
 import { Fuzzer } from "./lib/fuzz-run.ts";
@@ -78,7 +78,7 @@ async function runWorker(run: Run, from: number, every: number): Promise<number>
       at = message.at;
       clearTimeout(timer);
       timer = setTimeout(kill, HANG_MILLISECONDS);
-      if ((at - from) % PROGRESS === 0) showProgress(run, at);
+      if ((at - from) % PROGRESS === 0) showProgress(`image ${at}, ${run.kinds.size} findings`, run.io);
     } else if ("found" in message) {
       const { hex, ...rest } = message.found;
       keep(run, { ...rest, bytes: Buffer.from(hex, "hex") });
@@ -108,6 +108,7 @@ function keep(run: Run, found: Found): void {
   const why = `${found.message}\nFound by ${how}.`;
   fs.mkdirSync(CRASHES, { recursive: true });
   fs.writeFileSync(path.join(CRASHES, name), crashText(found.bytes, oneLineEach(why)));
+  showProgress("", run.io);
   run.io.stdout(`image ${found.index}, from ${found.base}: ${found.message}\n  kept as samples/crash/${name}\n`);
 }
 
@@ -116,10 +117,6 @@ function oneLineEach(text: string): string {
     .split("\n")
     .map((line) => line.replace(/[^ -~]/g, "?").slice(0, 300))
     .join("\n");
-}
-
-function showProgress({ kinds, io }: Run, at: number): void {
-  if (process.stderr.isTTY) io.stderr(`\rimage ${at}, ${kinds.size} findings `);
 }
 
 function numberOption(values: Values, name: string): number | undefined {
@@ -156,7 +153,7 @@ export const command: Command = {
     };
     io.stdout(`seed ${seed}\n`);
     while (from < to && Date.now() < run.deadline) from = await runWorker(run, from, BLOCK);
-    if (process.stderr.isTTY) io.stderr("\r");
+    showProgress("", io);
     const { images, steps, verified } = run.totals;
     const took = Math.round((Date.now() - start) / 1000);
     io.stdout(

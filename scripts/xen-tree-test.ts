@@ -10,7 +10,7 @@ import * as path from "node:path";
 import process from "node:process";
 import { AptError, downloadSource } from "./lib/apt.ts";
 import { searchPath } from "./lib/boot-tools.ts";
-import { ImageError, runIfMain, UsageError } from "./lib/cli.ts";
+import { ImageError, runIfMain, showProgress, UsageError } from "./lib/cli.ts";
 import type { Command, Io } from "./lib/cli.ts";
 import { CASES, Skip, steps } from "./lib/xen-tree-steps.ts";
 import type { Case } from "./lib/xen-tree-steps.ts";
@@ -96,11 +96,14 @@ async function runCase(one: Case, count: Count, io: Io): Promise<void> {
   const lacking = missing(one);
   if (lacking.length > 0) return count.skip(`${one.name}: ${lacking.join(", ")}`);
   let source: string;
+  showProgress(`${one.name}: getting the source`, io);
   try {
     source = await tarball(one);
   } catch (error) {
     if (!(error instanceof AptError)) throw error;
     return count.skip(`${one.name}: ${error.message}`);
+  } finally {
+    showProgress("", io);
   }
   for (
     const { name, run } of steps(one, {
@@ -110,14 +113,13 @@ async function runCase(one: Case, count: Count, io: Io): Promise<void> {
     })
   ) {
     const what = `${one.name}: ${name}`;
-    if (process.stderr.isTTY) io.stderr(`\r\x1b[K${what}`);
-    const clear = process.stderr.isTTY ? "\r\x1b[K" : "";
+    showProgress(what, io);
     try {
       await run();
-      io.stderr(clear);
+      showProgress("", io);
       count.pass(what);
     } catch (error) {
-      io.stderr(clear);
+      showProgress("", io);
       if (error instanceof Skip) {
         count.skip(`${what}: ${error.message}`);
         continue;

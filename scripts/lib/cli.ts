@@ -125,6 +125,16 @@ export function runIfMain(moduleUrl: string, command: Command): void {
   });
 }
 
+const CLEAR_LINE = "\r\x1b[K";
+
+/**
+ * Shows how far long work is, on standard error, in a line that the next one replaces. A pipe or a file gets nothing of it.
+ * @param line what is being done; "" when it is done, and the line is free again
+ */
+export function showProgress(line: string, io: Io): void {
+  if (process.stderr.isTTY) io.stderr(CLEAR_LINE + line);
+}
+
 /** The command's name as its usage line has it: "align-sections.ts". */
 export function commandName(command: Command): string {
   return /^Usage: (\S+)/.exec(command.usage)?.[1] ?? "xen-mb-efi";
