@@ -108,6 +108,21 @@ svg("a strip is as high as the scale says, unless it is torn or as high as its n
   }
 });
 
+svg("no words run out of the picture, of one image or of two", () => {
+  for (const images of [both(MINI), both(MINI).slice(0, 1)]) {
+    const drawn = drawLayout(images, "svg");
+    const width = Number(/ width="(\d+)"/.exec(drawn)?.[1]);
+    let left = 0;
+    for (const line of drawn.split("\n")) {
+      left = Number(/<g id="[^"]+" transform="translate\((\d+) /.exec(line)?.[1] ?? left);
+      const [, classes = "", x, words = ""] = /<text(?: class="([^"]*)")? x="(\d+)"[^>]*>([^<]*)</.exec(line) ?? [];
+      if (x === undefined || /\b(end|mid)\b/.test(classes)) continue;
+      const end = left + Number(x) + 6.7 * words.replace(/&\w+;/g, "x").length * (classes.includes("title") ? 1.6 : 1);
+      assert.ok(end <= width, `${Math.round(end)} of ${width}: ${words}`);
+    }
+  }
+});
+
 svg("gaps are red and named before, and there are none after", () => {
   const gaps = (bytes: Uint8Array): number => drawLayout([["x", bytes]], "svg").match(/<title>gap: /g)?.length ?? 0;
   assert.ok(gaps(MINI.original) >= 3, String(gaps(MINI.original)));

@@ -24,7 +24,9 @@ const MEMORY_BRACKETS = { Multiboot2: 544, Multiboot1: 566 } as const;
 const LINE = 18;
 /** Characters of a finding's line. */
 const MOST_CHARACTERS = 88;
-const LEGEND = { columns: 5, row: 24 };
+const LEGEND = { column: 190, row: 24 };
+/** Pixels of an average character at the size of running text, and then some. */
+const CHARACTER = 6.7;
 
 /** One picture, of one image or of two side by side. */
 export function svgPicture(pictures: readonly PictureFacts[]): string {
@@ -33,9 +35,9 @@ export function svgPicture(pictures: readonly PictureFacts[]): string {
   const wrapped = pictures.map(({ findings }) => findings.map(({ text, bad }) => ({ lines: wrap(text), bad })));
   const findingsEnd = low + 26 + LINE * Math.max(...wrapped.map((findings) => findings.reduce((n, { lines }) => n + lines.length, 0)));
   const kinds = KINDS.filter(([kind]) => panels.some(({ columns }) => [...columns.file, ...columns.memory].some((s) => s.kind === kind)));
-  const legendRows = Math.ceil(kinds.length / LEGEND.columns);
   const width = 2 * MARGIN + pictures.length * PANEL.width + (pictures.length - 1) * PANEL.gap;
-  const height = findingsEnd + 16 + legendRows * LEGEND.row + 2 * LINE + MARGIN;
+  const scale = legend(kinds, findingsEnd + 16, width - 2 * MARGIN);
+  const height = findingsEnd + 16 + scale.height + MARGIN;
   const title = pictures.map((facts) => facts.title).join(" and ");
   return `${[
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" role="img" aria-labelledby="title desc">`,
@@ -48,7 +50,7 @@ export function svgPicture(pictures: readonly PictureFacts[]): string {
     ...panels.flatMap(({ facts, columns }, i) =>
       panel(facts, columns, MARGIN + i * (PANEL.width + PANEL.gap), low, wrapped[i] ?? [], i),
     ),
-    ...legend(kinds, findingsEnd + 16, legendRows, width),
+    ...scale.lines,
     "</svg>",
   ].join("\n")}\n`;
 }
@@ -61,11 +63,11 @@ export function escape(text: string): string {
   return text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/"/g, "&quot;");
 }
 
-function wrap(text: string): string[] {
+function wrap(text: string, most = MOST_CHARACTERS): string[] {
   const lines: string[] = [""];
   for (const word of text.split(" ")) {
     const line = lines.at(-1) ?? "";
-    if (line !== "" && line.length + word.length >= MOST_CHARACTERS) lines.push(word);
+    if (line !== "" && line.length + word.length >= most) lines.push(word);
     else lines[lines.length - 1] = line === "" ? word : `${line} ${word}`;
   }
   return lines;
@@ -312,20 +314,24 @@ function findingLines(findings: readonly Wrapped[], top: number): string[] {
 
 // ---- what the picture means
 
-function legend(kinds: typeof KINDS, top: number, rows: number, width: number): string[] {
-  const step = Math.floor((width - 2 * MARGIN) / LEGEND.columns);
+function legend(kinds: typeof KINDS, top: number, width: number): { lines: string[]; height: number } {
+  const perRow = Math.floor(width / LEGEND.column);
   const swatches = kinds.flatMap(([kind, words], i) => {
-    const [x, y] = [(i % LEGEND.columns) * step, Math.floor(i / LEGEND.columns) * LEGEND.row];
+    const [x, y] = [(i % perRow) * LEGEND.column, Math.floor(i / perRow) * LEGEND.row];
     return [`<rect class="edge" style="fill:url(#${kind})" x="${x}" y="${y}" width="26" height="16"/>`, `<text x="${x + 33}" y="${y + 12}">${words}</text>`];
   });
-  const y = rows * LEGEND.row + LINE;
-  return [
+  const y = Math.ceil(kinds.length / perRow) * LEGEND.row + LINE;
+  const words = wrap(
+    `This is 1 MiB, of file and of memory. Not to scale: what would be less than ${LEAST} pixels high, the height of a name; and what has a tear, which is more than ${MOST / PIXELS_PER_MIB} MiB. Where the lines between file and memory are level, the file is linear. MB1, MB2: the Multiboot headers.`,
+    Math.floor((width - 12) / CHARACTER),
+  );
+  const lines = [
     "",
     `<g id="legend" transform="translate(${MARGIN} ${top})">`,
     ...swatches.map(indent),
     `  <path class="bracket" d="M4 ${y - 12}H0V${y - 12 + PIXELS_PER_MIB}h4"/>`,
-    `  <text x="12" y="${y}">1 MiB, of file and of memory. Not to scale: what would be less than ${LEAST} pixels high, the height of a name;</text>`,
-    `  <text x="12" y="${y + LINE}">and what has a tear, which is more than ${MOST / PIXELS_PER_MIB} MiB. Level lines: linear.</text>`,
+    ...words.map((line, i) => `  <text x="12" y="${y + i * LINE}">${line}</text>`),
     "</g>",
   ];
+  return { lines, height: y + words.length * LINE };
 }
