@@ -9,6 +9,7 @@ import * as path from "node:path";
 import process from "node:process";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
+import { addSections } from "./add-sections.ts";
 import { command, explain } from "./explain.ts";
 import { ImageError } from "./lib/cli.ts";
 import { explanationText } from "./lib/explain-text.ts";
@@ -19,9 +20,10 @@ import { beforeAndAfter, matchView } from "./lib/golden-views.ts";
 import type { BeforeAndAfter } from "./lib/golden-views.ts";
 import { Fuzzer } from "./lib/fuzz-run.ts";
 import { Random } from "./lib/fuzz-random.ts";
-import { imageCheckSum, parseImage } from "./lib/pe.ts";
+import { imageCheckSum, parseImage, serializeImage } from "./lib/pe.ts";
 import { run, sample } from "./lib/sample-run.ts";
 import { mbEfi } from "./mb-efi.ts";
+import { stripDebug } from "./strip-debug.ts";
 
 /** The text, which must end as a complete one does. */
 function complete(original: Uint8Array, result: Uint8Array): string {
@@ -186,6 +188,14 @@ words("every change that an explanation of mini-xen has is asked for by somebody
     assert.ok(used.has(why), why);
     assert.ok(WHY[why].text.length > 40);
   }
+});
+
+words("exchanged files, and what add-sections and strip-debug make, are refused in a line", () => {
+  assert.is(objection(TINY.result, TINY.original), "Cannot explain: the original has Multiboot headers with addresses and the result has none: they seem to be exchanged");
+  const unified = serializeImage(addSections(parseImage(MINI.result), [{ name: ".config", data: new Uint8Array(4) }]));
+  assert.match(objection(MINI.original, unified), /^Cannot explain: the sections are \.config new, needed the original's \d+: explain the image that add-sections or strip-debug was given$/);
+  const stripped = serializeImage(stripDebug(parseImage(MINI.result)));
+  assert.match(objection(MINI.original, stripped), /^Cannot explain: the sections are [^\n]*\.debug_abbrev [^\n]*missing/);
 });
 
 words("sections that are in disorder, a signature that was dropped", () => {

@@ -9,7 +9,7 @@
 
 import { displayName, ImageError, readInput, runIfMain, UsageError } from "./lib/cli.ts";
 import type { Command } from "./lib/cli.ts";
-import { neededAccount, stepsBetween } from "./lib/explain-needed.ts";
+import { hasAddresses, neededAccount, stepsBetween } from "./lib/explain-needed.ts";
 import type { Steps } from "./lib/explain-needed.ts";
 import type { Account } from "./lib/explain-account.ts";
 import { explanationText } from "./lib/explain-text.ts";
@@ -47,12 +47,26 @@ const MOST = 20;
 export function explain(originalBytes: Uint8Array, resultBytes: Uint8Array): Explanation {
   const original = parseImage(originalBytes);
   const result = parseImage(resultBytes);
+  refuseOtherWork(original, result);
   const steps = stepsBetween(original, result);
   const explained = explainBy(steps, original, resultBytes);
   // align-sections leaves the sections of a linear file where they are, but what is wrong in it becomes right.
   if (explained.unexplained.length === 0 || steps.aligned) return explained;
   const aligned = explainBy({ ...steps, aligned: true }, original, resultBytes);
   return aligned.unexplained.length === 0 ? aligned : explained;
+}
+
+/** What no step does is said in a line, where it would be thousands of bytes. */
+function refuseOtherWork(original: Image, result: Image): void {
+  if (hasAddresses(original) && !hasAddresses(result))
+    throw new ImageError("Cannot explain: the original has Multiboot headers with addresses and the result has none: they seem to be exchanged");
+  if (original.sections.length === result.sections.length) return;
+  const names = (image: Image): string[] => image.sections.map(({ name }) => name);
+  const [gone, added] = [names(original).filter((name) => !names(result).includes(name)), names(result).filter((name) => !names(original).includes(name))];
+  const what = [...(gone.length === 0 ? [] : [`${gone.join(" ")} missing`]), ...(added.length === 0 ? [] : [`${added.join(" ")} new`])].join(", ");
+  throw new ImageError(
+    `Cannot explain: the sections are ${what === "" ? `${result.sections.length}` : what}, needed the original's ${original.sections.length}: explain the image that add-sections or strip-debug was given`,
+  );
 }
 
 function explainBy(steps: Steps, original: Image, resultBytes: Uint8Array): Explanation {

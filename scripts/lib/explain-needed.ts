@@ -55,6 +55,7 @@ export interface Steps {
   readonly signatureDropped: boolean;
 }
 
+/** What the result shows of the steps. Names and places are enough: everything else has to fit afterwards. */
 export function stepsBetween(original: Image, result: Image): Steps {
   const [before, after] = [original, result].map((image) => image.sections.find((s) => s.name === ".reloc"));
   const flag = (section: Section | undefined): boolean => section !== undefined && (section.header.characteristics & MEM_DISCARDABLE) !== 0;
@@ -69,7 +70,8 @@ export function stepsBetween(original: Image, result: Image): Steps {
   };
 }
 
-function hasAddresses(image: Image): boolean {
+/** Whether the image's Multiboot2 header has load addresses, as emit-header writes it. */
+export function hasAddresses(image: Image): boolean {
   const [first] = byAddress(image.sections);
   const at = first === undefined ? -1 : findHeader(first.data, MB2_SEARCH, MB2_ALIGN, MB2_MAGIC, [4, 8, 12]);
   try {
