@@ -23,6 +23,7 @@ const TABLE = [...README.matchAll(/^\| `scripts\/((?:[^`|\\]|\\\|)+)` \| (.+) \|
 
 /** Scripts for working on the project; each has a make target instead of a row. */
 const DEVELOPMENT: Readonly<Record<string, string>> = {
+  "bench.ts": "bench",
   "boot.ts": "boot-test",
   "dist.ts": "dist",
   "fuzz.ts": "fuzz",
