@@ -220,7 +220,7 @@ boot-matrix: | $(RUNTIME) ## all known Xen builds through every boot loader
 	$(TS) scripts/boot.ts --matrix
 
 .PHONY: boot
-boot: $(filter $(OUT)/xen.mb.efi,$(BOOT_IMAGE)) | $(RUNTIME) ## one image through one loader, on this terminal (IMAGE=FILE BOOT=PATH)
+boot: $(if $(IMAGE),,$(OUT)/xen.mb.efi) | $(RUNTIME) ## one image through one loader, on this terminal (IMAGE=FILE BOOT=PATH)
 	$(TS) scripts/boot.ts --image $(call quote,$(BOOT_IMAGE)) --boot $(call quote,$(BOOT))
 
 .PHONY: boot-packages
