@@ -20,7 +20,7 @@ import { beforeAndAfter, matchView } from "./lib/golden-views.ts";
 import type { BeforeAndAfter } from "./lib/golden-views.ts";
 import { Fuzzer } from "./lib/fuzz-run.ts";
 import { Random } from "./lib/fuzz-random.ts";
-import { imageCheckSum, parseImage, serializeImage } from "./lib/pe.ts";
+import { imageCheckSum, parseImage, sectionTableEnd, serializeImage } from "./lib/pe.ts";
 import { run, sample } from "./lib/sample-run.ts";
 import { mbEfi } from "./mb-efi.ts";
 import { stripDebug } from "./strip-debug.ts";
@@ -94,11 +94,13 @@ function flipped(bytes: Uint8Array, at: number, mask: number): Uint8Array {
   return copy;
 }
 
-flips("every byte of a small result's headers and header area, with CheckSum made right", () => {
+flips("every byte of a small result's headers, and every eighth of the zeros behind them, with CheckSum made right", () => {
   const { sizeOfHeaders } = parseImage(TINY.result).optional;
   const checkSumAt = parseImage(TINY.result).lfanew + 88;
+  const tableEnd = sectionTableEnd(parseImage(TINY.result));
   for (let at = 0; at < sizeOfHeaders; at++) {
     if (at >= checkSumAt && at < checkSumAt + 4) continue;
+    if (at >= tableEnd && TINY.result[at] === 0 && at % 8 !== 7) continue;
     const copy = flipped(TINY.result, at, 1 << at % 8);
     const found = objection(TINY.original, at < 0x40 ? copy : withCheckSum(copy));
     assert.is.not(found, "", `offset 0x${at.toString(16)}`);
@@ -115,7 +117,14 @@ const STEP_BY_STEP = VARIANTS.flatMap((variant) =>
   runChain(MINI.original, variant, ["1-relocated", "2-aligned"]).map(({ step, bytes }) => [`${variant}, ${step}`, { original: MINI.original, result: bytes ?? new Uint8Array() }] as const),
 );
 
-for (const [name, { original, result }] of [["move", MINI] as const, ["keep", KEPT] as const, ...STEP_BY_STEP]) {
+/** Of a single step's places every fourth: they are the same places as the chain's, and the test is about the rest. */
+const CASES = [
+  ["move", MINI, 1] as const,
+  ["keep", KEPT, 1] as const,
+  ...STEP_BY_STEP.map(([name, files]) => [name, files, 4] as const),
+];
+
+for (const [name, { original, result }, every] of CASES) {
   flips(`RELOC=${name}: a byte of each part: headers, bodies, filler, tables, symbols, strings, the end`, () => {
     const { account } = explain(original, result);
     const random = new Random(7);
@@ -126,7 +135,7 @@ for (const [name, { original, result }] of [["move", MINI] as const, ["keep", KE
     ];
     assert.ok(places.length >= 100, String(places.length));
     const checkSumAt = parseImage(result).lfanew + 88;
-    for (const at of new Set(places)) {
+    for (const at of [...new Set(places)].filter((_, i) => i % every === 0)) {
       if (at >= checkSumAt && at < checkSumAt + 4) continue;
       const found = objection(original, withCheckSum(flipped(result, at, 1 << random.below(8))));
       assert.is.not(found, "", `offset 0x${at.toString(16)}`);

@@ -81,7 +81,10 @@ export const command: Command = {
   positionals: [],
   async run(_positionals, values, io) {
     const only = typeof values.only === "string" ? values.only : "";
-    const queue = testFiles(SCRIPTS).filter((file) => path.basename(file).includes(only));
+    // The largest first, which mostly take longest: none of them should run alone at the end.
+    const queue = testFiles(SCRIPTS)
+      .filter((file) => path.basename(file).includes(only))
+      .sort((a, b) => fs.statSync(b).size - fs.statSync(a).size);
     if (queue.length === 0) throw new UsageError(`No test file's name contains '${only}'`);
     const total = { passed: 0, failed: 0, skipped: 0 };
     const worker = async (): Promise<void> => {
