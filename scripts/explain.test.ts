@@ -21,7 +21,8 @@ import type { BeforeAndAfter } from "./lib/golden-views.ts";
 import { Fuzzer } from "./lib/fuzz-run.ts";
 import { Random } from "./lib/fuzz-random.ts";
 import { imageCheckSum, parseImage, sectionTableEnd, serializeImage } from "./lib/pe.ts";
-import { run, sample } from "./lib/sample-run.ts";
+import { makeSample } from "./lib/sample.ts";
+import { run, sample, TOP } from "./lib/sample-run.ts";
 import { mbEfi } from "./mb-efi.ts";
 import { stripDebug } from "./strip-debug.ts";
 
@@ -163,6 +164,26 @@ flips("words say where: a field, a section, the filler, a reference", () => {
   assert.is(where((init?.header.pointerToRawData ?? 0) + (init?.header.sizeOfRawData ?? 0) - 1), "the zeros behind .init");
   assert.match(where(reference?.at ?? 0), /^code at RVA 0x[0-9a-f]+ in \w+: lea __base_relocs_(start|end)$/);
   assert.match(where(image.coff.pointerToSymbolTable + 3), /^COFF symbols \+ 0x3$/);
+});
+
+flips("every image that golden/cases describes and that the chain takes is explained", () => {
+  let explained = 0;
+  for (const name of fs.readdirSync(path.join(TOP, "golden/cases"))) {
+    const text = fs.readFileSync(path.join(TOP, "golden/cases", name), "utf8");
+    const image = /^-- image --\n([^]*?)^-- /m.exec(text)?.[1];
+    if (image === undefined) continue;
+    const original = makeSample(image, (from) => fs.readFileSync(path.join(TOP, "samples", from), "utf8"));
+    for (const keep of [false, true]) {
+      try {
+        const result = mbEfi(original, { keep, stripSignature: true });
+        complete(original, result);
+        explained++;
+      } catch (error) {
+        if (!(error instanceof ImageError)) throw new Error(`${name}: ${(error as Error).message}`);
+      }
+    }
+  }
+  assert.ok(explained > 400, String(explained));
 });
 
 flips("any bytes are explained, or refused in a line", () => {

@@ -122,11 +122,12 @@ export function neededAccount(original: Image, steps: Steps): Account {
 function prepare(original: Image, steps: Steps): Work {
   const [reloc, second] = original.sections.filter((s) => s.name === ".reloc");
   if (reloc === undefined || second !== undefined) throw new ImageError(`the original has ${reloc === undefined ? "no" : "two"} sections .reloc, needed one`);
-  const span = spanOf(original);
   const file = original.background;
   const certificates = original.directories[DIRECTORY_CERTIFICATE];
   const described = steps.signatureDropped && certificates !== undefined ? certificates.virtualAddress : file.length;
   const before = new Map(original.sections.map((section) => [section, relocatedSection(original, section, reloc, steps)]));
+  // Of the moved table, too: where .bss is what follows .init, it is the last thing that Multiboot loads.
+  const span = spanOf({ ...original, sections: [...before.values()] });
   if (!steps.aligned) {
     const table = inTableOrder(original, before, steps);
     const rawEnd = original.sections.reduce((end, { header }) => Math.max(end, header.pointerToRawData + header.sizeOfRawData), 0);
@@ -162,7 +163,7 @@ function relocatedSection(original: Image, section: Section, reloc: Section, { r
 function alignedSections(before: ReadonlyMap<Section, Section>, span: Span, sizeOfHeaders: number): { sections: Map<Section, Section>; rawEnd: number } {
   const origin = new Map([...before].map(([from, to]) => [to, from]));
   const ordered = byAddress([...before.values()]);
-  const inside = ordered.filter((s) => s.header.virtualAddress < span.bssStart);
+  const inside = ordered.filter((s) => s.header.virtualAddress < span.dataEnd);
   const sections = new Map<Section, Section>();
   let end = sizeOfHeaders;
   for (const section of ordered) {
@@ -197,7 +198,7 @@ function layPieces({ original, steps, span, sections, table, sizeOfHeaders, rawE
   account.zeros(sizeOfHeaders, "the header area", "headerArea");
   const stored = [...sections].filter(([, { header }]) => header.sizeOfRawData !== 0).sort(([, a], [, b]) => a.header.pointerToRawData - b.header.pointerToRawData);
   for (const [from, { header, data, name }] of stored) {
-    const inSpan = header.virtualAddress < span.bssStart;
+    const inSpan = header.virtualAddress < span.dataEnd;
     account.copy(from.header.pointerToRawData, data.length, name, inSpan ? "linear" : "behind");
     account.zeros(header.pointerToRawData + header.sizeOfRawData, name, inSpan ? "linear" : "behind");
   }
@@ -251,7 +252,7 @@ function writeSectionTable({ original, span, reloc, sections, table, account }: 
   const origin = new Map([...sections].map(([from, to]) => [to, from]));
   table.forEach((section, row) => {
     const from = origin.get(section) ?? section;
-    const raw: Reason = section.header.virtualAddress < span.bssStart ? "linear" : "behind";
+    const raw: Reason = section.header.virtualAddress < span.dataEnd ? "linear" : "behind";
     const reasons: readonly (readonly [field: keyof SectionHeader, why: Reason])[] = [
       ["virtualSize", from === reloc && section.header.virtualSize < from.header.virtualSize ? "tableSize" : "grown"],
       ["virtualAddress", from === reloc ? "moved" : "stray"],
