@@ -281,6 +281,15 @@ program("prints JSON", async () => {
   assert.is(report.traits?.linker.split(".").length, 2);
 });
 
+program("takes the beginning of several loaders' names for all of them, a whole name for one", async () => {
+  const asked = async (name: string): Promise<string[]> => {
+    const { out } = await run("-", "--json", "--loader", name);
+    return (JSON.parse(out) as Report).verdicts.map((v) => v.loader);
+  };
+  assert.equal(await asked("grub-peimage"), ["grub-peimage-2.12", "grub-peimage-2.14"]);
+  assert.equal(await asked("shim"), ["shim"]);
+});
+
 program("tells wrong usage and wrong files in one line", async () => {
   const unknown = await run("-", "--loader", "lilo");
   assert.equal([unknown.status, unknown.out], [2, ""]);

@@ -23,7 +23,7 @@ const USAGE = `Usage: check-loaders.ts FILE [--loader NAME]... [--json]
 Says which boot loaders will load FILE, a xen.efi or xen.mb.efi, and what they will say if they do not.
 "-" is standard input.
 
-  --loader NAME  ask about this loader only; may be given again
+  --loader NAME  ask about this loader only, or those whose names begin so (grub-peimage); may be given again
   --json         print one JSON object instead of text
   --help         print this text
 
@@ -113,12 +113,13 @@ export const command: Command = {
 };
 
 function profiles(names: string | boolean | (string | boolean)[]): Profile[] {
-  return [names].flat().map((name) => {
-    const profile = profileNamed(String(name));
-    if (profile === undefined) {
+  return [names].flat().flatMap((name) => {
+    const one = profileNamed(String(name));
+    const asked = one === undefined ? PROFILES.filter((p) => p.name.startsWith(`${name}-`)) : [one];
+    if (asked.length === 0) {
       throw new UsageError(`--loader '${name}' is none of ${PROFILES.map((p) => p.name).join(", ")}`);
     }
-    return profile;
+    return asked;
   });
 }
 
