@@ -7,7 +7,7 @@
 
 import { Buffer } from "node:buffer";
 import { ImageError } from "./cli.ts";
-import { offsetOf, readStructure, viewOf, writeStructure } from "./fields.ts";
+import { offsetOf, readStructure, viewOf, words32, writeStructure } from "./fields.ts";
 import {
   ADDRESS_SPACE,
   COFF_HEADER,
@@ -167,47 +167,29 @@ export function definedSymbols(image: Image): Symbol[] {
   return found;
 }
 
-/**
- * Those of one name. There are thousands of others: native code searches for the bytes that a symbol of this name begins
- * with, and only what it finds is looked at.
- */
+/** Those of one name. Bytes are compared, for making strings of thousands of other names would take most of a step's time. */
 export function symbolsNamed(image: Image, name: string): Symbol[] {
-  const fields = nameFields(image, name);
-  if (fields.length > MOST_NAME_FIELDS) return definedSymbols(image).filter((symbol) => symbol.name === name);
-  const { symbols } = image;
+  const { symbols, strings } = image;
   const view = viewOf(symbols);
-  const places = fields.flatMap((field) => occurrences(symbols, field)).sort((a, b) => a - b);
-  return symbolRecords(symbols, places).flatMap((at) => definedSymbol(image, view, at) ?? []);
-}
-
-/** A name is once in a string table, or twice, as the end of a longer one; a crafted table could have it a million times. */
-const MOST_NAME_FIELDS = 8;
-
-/** The bytes that a symbol record of this name begins with: the name itself, or zeros and where it is in the string table. */
-function nameFields({ strings }: Image, name: string): Uint8Array[] {
-  const fields = name.length > 8 ? [] : [Buffer.from(name.length < 8 ? `${name}\0` : name, "latin1")];
-  for (const offset of occurrences(strings, Buffer.from(`${name}\0`, "latin1"))) {
-    const long = Buffer.alloc(8);
-    long.writeUInt32LE(offset, 4);
-    if (offset >= 4) fields.push(long);
+  const wanted = Buffer.from(`${name}\0`, "latin1");
+  const found: Symbol[] = [];
+  for (let at = 0; at < symbols.length; at = nextSymbol(symbols, at)) {
+    const offset = longNameAt(view, at);
+    const named = offset === undefined
+      ? name.length <= SHORT_NAME && spells(symbols, at, wanted.subarray(0, SHORT_NAME))
+      : offset >= 4 && spells(strings, offset, wanted);
+    const symbol = named ? definedSymbol(image, view, at) : undefined;
+    if (symbol !== undefined) found.push(symbol);
   }
-  return fields;
-}
-
-function occurrences(bytes: Uint8Array, wanted: Uint8Array): number[] {
-  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const found: number[] = [];
-  for (let at = buffer.indexOf(wanted); at >= 0; at = buffer.indexOf(wanted, at + 1)) found.push(at);
   return found;
 }
 
-/** Those of the places, in ascending order, where a symbol record begins: not inside of one, and no auxiliary record. */
-function symbolRecords(symbols: Uint8Array, places: readonly number[]): number[] {
-  let record = 0;
-  return places.filter((at) => {
-    while (record < at) record = nextSymbol(symbols, record);
-    return record === at;
-  });
+/** Bytes of a name that is in the symbol record itself; one of eight has no NUL behind it. */
+const SHORT_NAME = 8;
+
+function spells(bytes: Uint8Array, at: number, wanted: Uint8Array): boolean {
+  for (let i = 0; i < wanted.length; i++) if (bytes[at + i] !== wanted[i]) return false;
+  return true;
 }
 
 function definedSymbol(image: Image, view: DataView, at: number): Symbol | undefined {
@@ -587,35 +569,29 @@ export function serializeImage(image: Image): Uint8Array {
  * @param checkSumAt file offset of the CheckSum field
  */
 export function imageCheckSum(bytes: Uint8Array, checkSumAt: number): number {
-  const view = viewOf(bytes);
-  const whole = bytes.length - (bytes.length % 16);
+  const words = words32(bytes);
   let sum = 0;
-  for (let at = 0; at < whole; at += SUM_BLOCK) {
-    sum = fold(sum + sumOfWords(view, at, Math.min(whole, at + SUM_BLOCK)));
+  for (let at = 0; at < words.length; at += SUM_BLOCK) {
+    sum = fold(sum + sumOfHalves(words, at, Math.min(words.length, at + SUM_BLOCK)));
   }
-  for (let at = whole; at < bytes.length; at++) sum += view.getUint8(at) * (at % 2 === 0 ? 1 : 0x100);
+  for (let at = 4 * words.length; at < bytes.length; at++) sum += (bytes[at] ?? 0) * (at % 2 === 0 ? 1 : 0x100);
   // The field's own bytes are taken back out: in one's complement, subtracting is adding the complement.
-  for (let i = checkSumAt; i < checkSumAt + 4; i++) sum += 0xffff - view.getUint8(i) * (i % 2 === 0 ? 1 : 0x100);
+  for (let i = checkSumAt; i < checkSumAt + 4; i++) sum += 0xffff - (bytes[i] ?? 0) * (i % 2 === 0 ? 1 : 0x100);
   return fold(sum) + bytes.length;
 }
 
-/** Sums of so many bytes stay below 2^53, where numbers are exact. */
-const SUM_BLOCK = 1 << 16;
+/** Sums of so many 16-bit halves stay below 2^31: V8 has larger numbers, as it has unsigned words, in memory of their own. */
+const SUM_BLOCK = 1 << 12;
 
-/**
- * 32-bit words give the same sum as 16-bit ones, since 2^16 = 1 modulo 2^16 - 1. Four sums at a time, because one
- * addition would wait for the other; a function of its own, because V8 compiles one that is called often sooner than a
- * loop that takes long.
- */
-function sumOfWords(view: DataView, start: number, end: number): number {
-  let [a, b, c, d] = [0, 0, 0, 0];
-  for (let at = start; at < end; at += 16) {
-    a += view.getUint32(at, true);
-    b += view.getUint32(at + 4, true);
-    c += view.getUint32(at + 8, true);
-    d += view.getUint32(at + 12, true);
+/** A function of its own, because V8 compiles one that is called often sooner than a loop that takes long. */
+function sumOfHalves(words: Int32Array, start: number, end: number): number {
+  let [low, high] = [0, 0];
+  for (let i = start; i < end; i++) {
+    const word = words[i] ?? 0;
+    low += word & 0xffff;
+    high += word >>> 16;
   }
-  return a + b + c + d;
+  return low + high;
 }
 
 function fold(sum: number): number {
