@@ -293,11 +293,13 @@ function checkFixups({ fixups, header }: Original, found: Fixups, span: Span, fi
   let [total, voided] = [0, 0];
   findings.same("the number of base relocations, padding included,", found.count, fixups.count);
   for (let i = 0; i < Math.min(found.count, fixups.count); i++) {
-    const [target, width] = [fixups.targets[i] ?? 0, fixupWidth(fixups.types[i])];
+    const target = fixups.targets[i] ?? 0;
+    const width = fixupWidth(fixups.types[i]);
     const gone = width !== 0 && target < end && target + width > start;
     if (width !== 0) total++;
     if (gone) voided++;
-    const [foundTarget, foundWidth] = [found.targets[i] ?? 0, fixupWidth(found.types[i])];
+    const foundTarget = found.targets[i] ?? 0;
+    const foundWidth = fixupWidth(found.types[i]);
     const same = gone ? foundWidth === 0 : foundWidth === width && foundTarget === target;
     const loaded = foundWidth === 0 || (foundTarget >= span.first && foundTarget + foundWidth <= span.dataEnd);
     if (same && loaded) continue;

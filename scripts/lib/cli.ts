@@ -251,8 +251,9 @@ const HOLE_UNIT = 4096;
 function writeSparse(fd: number, bytes: Uint8Array): void {
   const zeros = new Uint8Array(HOLE_UNIT);
   const isHole = (at: number): boolean => {
+    if (bytes[at] !== 0) return false;
     const page = bytes.subarray(at, at + HOLE_UNIT);
-    return page[0] === 0 && Buffer.compare(page, zeros.subarray(0, page.length)) === 0;
+    return Buffer.compare(page, zeros.subarray(0, page.length)) === 0;
   };
   for (let at = 0; at < bytes.length;) {
     const start = at;

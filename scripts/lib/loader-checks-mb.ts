@@ -3,7 +3,6 @@
 // loader-checks.ts each check is one question.
 
 import { Buffer } from "node:buffer";
-import { ImageError } from "./cli.ts";
 import { viewOf } from "./fields.ts";
 import { loadOffset, loadSize } from "./loader-facts.ts";
 import type { Evidence, LoadAddresses } from "./loader-facts.ts";
@@ -21,8 +20,6 @@ import {
 } from "./multiboot.ts";
 import type { Multiboot2Tag } from "./multiboot.ts";
 import { byAddress, hex, PAGE_SIZE, range, roundUp, sectionEnd, SIZE_2M } from "./pe.ts";
-import { loadSpan } from "./xen.ts";
-import type { LoadSpan } from "./xen.ts";
 
 /** The two versions of the address fields; undefined where there are none. */
 export type Version = (
@@ -298,28 +295,18 @@ export const limitsTooTight: Check = ({ multiboot2: { addresses: a, relocatable:
 
 // ---- what Xen needs of the memory that it finds itself in
 
-function span({ image }: Evidence): LoadSpan | undefined {
-  try {
-    return loadSpan(image, "find the load span");
-  } catch (error) {
-    if (error instanceof ImageError) return undefined;
-    throw error;
-  }
-}
-
 /**
  * Whether Multiboot puts the same bytes at the same addresses as firmware would, up to .bss. Loaders cannot know, and
  * nothing is printed when they do not.
  */
 export const memoryDiffers = (version: Version): Check => (evidence) => {
   const { addresses: a } = version(evidence);
-  const wanted = span(evidence);
-  if (a === undefined || wanted === undefined) return undefined;
-  const { bytes } = evidence;
+  const { bytes, span } = evidence;
+  if (a === undefined || span === undefined) return undefined;
   const offset = loadOffset(a);
   const size = loadSize(a, bytes.length);
   if (offset < 0 || size < 0 || offset + size > bytes.length) return undefined; // others say so
-  for (const section of wanted.sections) {
+  for (const section of span.sections) {
     const { virtualAddress, virtualSize } = section.header;
     const end = sectionEnd(section);
     if (virtualAddress < a.loadAddr || end > a.loadAddr + size) {

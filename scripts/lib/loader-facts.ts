@@ -30,10 +30,14 @@ import {
 import type { Multiboot2Tag } from "./multiboot.ts";
 import { byAddress, DIRECTORY_BASE_RELOCATION, hasFlags, hex, MEM_WRITE, parseImage, sectionEnd } from "./pe.ts";
 import type { Image, Section } from "./pe.ts";
+import { loadSpan } from "./xen.ts";
+import type { LoadSpan } from "./xen.ts";
 
 export interface Evidence {
   readonly bytes: Uint8Array;
   readonly image: Image;
+  /** Without one, no Multiboot loader can put what firmware would at the same addresses. */
+  readonly span: LoadSpan | undefined;
   readonly relocations: RelocationWalk;
   readonly multiboot1: Multiboot1Facts;
   readonly multiboot2: Multiboot2Facts;
@@ -46,11 +50,21 @@ export function examine(bytes: Uint8Array): Evidence {
   return {
     bytes,
     image,
+    span: spanOf(image),
     relocations: walkRelocations(image),
     multiboot1: multiboot1Facts(bytes),
     multiboot2: multiboot2Facts(bytes),
     hash: authenticode(bytes, image),
   };
+}
+
+function spanOf(image: Image): LoadSpan | undefined {
+  try {
+    return loadSpan(image, "find the load span");
+  } catch (error) {
+    if (error instanceof ImageError) return undefined;
+    throw error;
+  }
 }
 
 // ---- Multiboot headers

@@ -282,14 +282,18 @@ export function checkPointers(
   findings: Findings,
 ): void {
   const [low, high] = [Number(imageBase & 0xffffffffn), Number(imageBase >> 32n)];
+  let segment: Segment | undefined;
+  let view = viewOf(new Uint8Array(0));
   for (let i = 0; i < fixups.count; i++) {
     const target = fixups.targets[i] ?? 0;
     if (fixupWidth(fixups.types[i]) !== 8) continue;
-    const segment = segmentAt(memory, target);
+    if (segment === undefined || target < segment.start || target >= segment.end) {
+      segment = segmentAt(memory, target);
+      if (segment !== undefined) view = viewOf(segment.bytes);
+    }
     const at = target - (segment?.start ?? 0);
-    if (segment === undefined || at + 8 > segment.bytes.length) continue;
+    if (segment === undefined || at + 8 > view.byteLength) continue;
     // Exact for RVAs; only what is far from any may be rounded.
-    const view = viewOf(segment.bytes);
     const value = (view.getUint32(at + 4, true) - high) * 2 ** 32 + view.getUint32(at, true) - low;
     if (value > start && value <= end)
       findings.add(
@@ -305,9 +309,11 @@ export function checkPointers(
 /** Entries with a target in the rewritten header: firmware must not relocate what is there now. */
 export function voidPatches({ count, at, types, targets }: Fixups, header: Patch, table: number): Patch[] {
   const patches: Patch[] = [];
+  const end = header.start + header.bytes.length;
   for (let i = 0; i < count; i++) {
-    const [target, width] = [targets[i] ?? 0, fixupWidth(types[i])];
-    if (width === 0 || target + width <= header.start || target >= header.start + header.bytes.length) continue;
+    const target = targets[i] ?? 0;
+    const width = fixupWidth(types[i]);
+    if (width === 0 || target + width <= header.start || target >= end) continue;
     patches.push({ cause: "a void base relocation", start: table + (at[i] ?? 0), bytes: new Uint8Array(2) });
   }
   return patches;

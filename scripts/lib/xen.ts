@@ -183,11 +183,20 @@ export function relocationDirectory(image: Image): DataDirectory {
   return directory;
 }
 
+/** Kept because every step and half of the loader profiles ask for all of them, thousands. */
+const known = new WeakMap<Image, readonly BaseRelocation[]>();
+
 /**
  * Every entry of the base relocation table, in its order.
  * @throws ImageError when the table is missing or corrupt by Xen's rules, which are the strictest
  */
-export function baseRelocations(image: Image): BaseRelocation[] {
+export function baseRelocations(image: Image): readonly BaseRelocation[] {
+  const relocations = known.get(image) ?? readBaseRelocations(image);
+  known.set(image, relocations);
+  return relocations;
+}
+
+function readBaseRelocations(image: Image): BaseRelocation[] {
   const { virtualAddress, size } = relocationDirectory(image);
   const table = dataAt(image, virtualAddress, size, "the base relocation table");
   const view = viewOf(table);
