@@ -13,6 +13,9 @@ NODE    ?= node
 
 export XEN_DEBS CI
 
+# Where node from 22.18 on keeps what it made of the scripts: without it, each step strips and compiles them again.
+export NODE_COMPILE_CACHE ?= $(CURDIR)/build/node-cache
+
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .DEFAULT_GOAL := all
@@ -28,8 +31,8 @@ endif
 quote = '$(subst ','\'',$(1))'
 
 # node from 22.18 on runs the scripts as they are; before that, tsx does, the one package that is needed to run them.
-NODE_KIND := $(shell $(NODE) -p 'parseInt(process.versions.node) < 20 ? "old" : process.features.typescript ? "strips" : "tsx"' 2>/dev/null)
-ifeq ($(filter strips tsx,$(NODE_KIND)),)
+NODE_KIND := $(shell $(NODE) -p 'parseInt(process.versions.node) < 20 ? "old" : process.features.typescript ? "strips" : require("module").register ? "tsx" : "tsx-loader"' 2>/dev/null)
+ifeq ($(filter strips tsx tsx-loader,$(NODE_KIND)),)
   $(error $(NODE): Cannot run the scripts: $(if $(NODE_KIND),it is too old,not found), needed node 20 or newer)
 endif
 MODULES := node_modules/.package-lock.json
@@ -38,7 +41,8 @@ ifeq ($(NODE_KIND),strips)
   TS      := $(NODE) --disable-warning=ExperimentalWarning
   RUNTIME :=
 else
-  TS      := $(TSX)
+  # tsx's own program would start a second node; before 20.6, node takes it by another option.
+  TS      := $(NODE) $(if $(filter tsx,$(NODE_KIND)),--import,--no-warnings --loader) tsx
   RUNTIME := $(MODULES)
 endif
 
