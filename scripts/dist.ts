@@ -46,7 +46,7 @@ export async function bundle(): Promise<Uint8Array> {
     platform: "node",
     format: "esm",
     target: "node20",
-    charset: "utf8",
+    charset: "ascii",
     legalComments: "none",
     banner: {
       js: '#!/usr/bin/env node\n// SPDX-License-Identifier: GPL-2.0-only\n// xen-mb-efi: xen.efi in, xen.mb.efi out, in one file. Made by "make dist" from scripts/; not to be edited.',
