@@ -185,8 +185,9 @@ function requireSuitableTags(tags: readonly Multiboot2Tag[], rva: number): void 
     fail(
       `the Multiboot2 header at RVA ${hex(rva)} has the tag ${MB2_TAG_NAMES[present.type]}, needed one without: emit-header has run already`,
     );
-  const alignments = tags
-    .filter((t) => t.type === MB2_RELOCATABLE && t.bytes.length >= MB2_RELOCATABLE_TAG.size)
+  const relocatable = tags.filter((t) => t.type === MB2_RELOCATABLE);
+  const alignments = relocatable
+    .filter((t) => t.bytes.length >= MB2_RELOCATABLE_TAG.size)
     .map((t) => readStructure(MB2_RELOCATABLE_TAG, t.bytes, 0).align);
   if (!alignments.some((align) => align >= NEEDED_ALIGN)) {
     const [align] = alignments;
@@ -194,6 +195,12 @@ function requireSuitableTags(tags: readonly Multiboot2Tag[], rva: number): void 
       `the Multiboot2 header at RVA ${hex(rva)} has ${align === undefined ? "no RELOCATABLE tag" : `a RELOCATABLE tag with alignment ${hex(align)}`}, needed one with an alignment of at least ${hex(NEEDED_ALIGN)}`,
     );
   }
+  // GRUB keeps the last, without looking at its size (grub-core/loader/multiboot_mbi2.c).
+  const short = relocatable.find((t) => t.bytes.length < MB2_RELOCATABLE_TAG.size);
+  if (short !== undefined)
+    fail(
+      `the Multiboot2 header at RVA ${hex(rva)} has a RELOCATABLE tag of ${hex(short.bytes.length)} bytes, needed ${hex(MB2_RELOCATABLE_TAG.size)}`,
+    );
 }
 
 /** The old Multiboot1 header's offset in the section: 12 bytes directly in front of the Multiboot2 header, or nowhere. */
