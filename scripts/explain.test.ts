@@ -53,7 +53,7 @@ for (const build of builtInBuilds()) {
       let before = input.bytes;
       for (const { step, bytes } of runChain(input.bytes, variant, ["1-relocated", "2-aligned", "3-headers"])) {
         assert.ok(bytes !== undefined, step);
-        complete(before, bytes);
+        if (before !== input.bytes) complete(before, bytes);
         const text = complete(input.bytes, bytes);
         if (step === "3-headers") matchView(`${build.name}-${variant}-explained.txt`, text);
         before = bytes;
@@ -131,8 +131,8 @@ for (const [name, { original, result }, every] of CASES) {
     const random = new Random(7);
     const places = [
       ...account.pieces.flatMap(({ at, size }) => [at, at + size - 1, at + random.below(size), at + random.below(size)]),
-      ...Array.from({ length: 100 }, () => random.below(result.length)),
-      ...account.changes.slice(0, 60).flatMap(({ at, size }) => [at, at + size - 1]),
+      ...Array.from({ length: 40 }, () => random.below(result.length)),
+      ...account.changes.slice(0, 40).flatMap(({ at, size }) => [at, at + size - 1]),
     ];
     assert.ok(places.length >= 100, String(places.length));
     const checkSumAt = parseImage(result).lfanew + 88;
@@ -188,7 +188,7 @@ flips("every image that golden/cases describes and that the chain takes is expla
 
 flips("any bytes are explained, or refused in a line", () => {
   const fuzzer = new Fuzzer(20260908);
-  for (let i = 0; i < 600; i++) {
+  for (let i = 0; i < 300; i++) {
     const { bytes } = fuzzer.image(i);
     for (const found of [objection(bytes, TINY.result), objection(TINY.original, bytes), objection(bytes, fuzzer.image(i + 1).bytes)]) assert.not.match(found, /undefined|NaN/);
     try {
