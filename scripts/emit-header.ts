@@ -114,6 +114,7 @@ export function emitHeader(image: Image, say: Say = silent): Image {
   const header = fitHeader(old, span, entry, say);
   requireInSearchWindow(image, span, header);
   refuseDebugDirectoryIn(image, header);
+  refuseOtherHeaders(image);
   const sections = new Map([[old.section, rewrite(old, header)]]);
   voidRelocations(image, sections, header.from, header.end, say);
   return sortSectionTable({
@@ -303,6 +304,18 @@ function requireInSearchWindow(image: Image, span: LoadSpan, { rva, bytes }: New
     fail(
       `the Multiboot2 header would be at offset ${range(start, end)}, needed below ${hex(MB2_SEARCH)}, where loaders look for it`,
     );
+}
+
+/** Loaders take the first header that they find in the file, and the header area comes first. */
+function refuseOtherHeaders({ background, optional }: Image): void {
+  const area = background.subarray(0, optional.sizeOfHeaders);
+  for (const [name, at] of [
+    ["Multiboot2", findMultiboot2(area)],
+    ["Multiboot1", findMultiboot1(area)],
+  ] as const) {
+    if (at !== undefined)
+      fail(`there is a ${name} header at offset ${hex(at)}, in the header area, needed none in front of the new one`);
+  }
 }
 
 /** Whoever reads it would find Multiboot tags there; no linker puts it into the header, but the data directory may say so. */

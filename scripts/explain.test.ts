@@ -118,10 +118,10 @@ const STEP_BY_STEP = VARIANTS.flatMap((variant) =>
   runChain(MINI.original, variant, ["1-relocated", "2-aligned"]).map(({ step, bytes }) => [`${variant}, ${step}`, { original: MINI.original, result: bytes ?? new Uint8Array() }] as const),
 );
 
-/** Of a single step's places every fourth: they are the same places as the chain's, and the test is about the rest. */
+/** Of every so many places one: most are the same in all of them. */
 const CASES = [
   ["move", MINI, 1] as const,
-  ["keep", KEPT, 1] as const,
+  ["keep", KEPT, 2] as const,
   ...STEP_BY_STEP.map(([name, files]) => [name, files, 4] as const),
 ];
 
@@ -131,7 +131,7 @@ for (const [name, { original, result }, every] of CASES) {
     const random = new Random(7);
     const places = [
       ...account.pieces.flatMap(({ at, size }) => [at, at + size - 1, at + random.below(size), at + random.below(size)]),
-      ...Array.from({ length: 40 }, () => random.below(result.length)),
+      ...Array.from({ length: 100 }, () => random.below(result.length)),
       ...account.changes.slice(0, 40).flatMap(({ at, size }) => [at, at + size - 1]),
     ];
     assert.ok(places.length >= 100, String(places.length));

@@ -142,7 +142,7 @@ export class Account {
   unexplained(result: Uint8Array): [start: number, end: number, count: number][] {
     const size = Math.max(this.needed.length, result.length);
     const runs: [number, number, number][] = [];
-    const BLOCK = 1 << 16;
+    const BLOCK = 1 << 12;
     for (let block = 0; block < size; block += BLOCK) {
       const [a, b] = [this.needed.subarray(block, block + BLOCK), result.subarray(block, block + BLOCK)];
       if (Buffer.compare(a, b) === 0) continue;
