@@ -120,9 +120,9 @@ const STEP_BY_STEP = VARIANTS.flatMap((variant) =>
 
 /** Of every so many places one: most are the same in all of them. */
 const CASES = [
-  ["move", MINI, 1] as const,
-  ["keep", KEPT, 2] as const,
-  ...STEP_BY_STEP.map(([name, files]) => [name, files, 4] as const),
+  ["move", MINI, 2] as const,
+  ["keep", KEPT, 4] as const,
+  ...STEP_BY_STEP.map(([name, files]) => [name, files, 6] as const),
 ];
 
 for (const [name, { original, result }, every] of CASES) {

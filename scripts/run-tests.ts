@@ -11,7 +11,7 @@ import { runIfMain, UsageError } from "./lib/cli.ts";
 import type { Command, Io } from "./lib/cli.ts";
 
 const SCRIPTS = path.dirname(fileURLToPath(import.meta.url));
-const AT_ONCE = 3;
+const AT_ONCE = 2;
 
 const USAGE = `Usage: run-tests.ts [--only PATTERN]
 
