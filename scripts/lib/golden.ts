@@ -210,18 +210,22 @@ export interface Output {
  * @param wanted the steps whose outputs are returned
  */
 export function runChain(input: Uint8Array, variant: Variant, wanted = STEPS as readonly Step[]): Output[] {
+  return chainOf(input, variant)
+    .filter(({ step }) => wanted.includes(step))
+    .map(({ step, bytes, refusal }) => ({ step, bytes, text: bytes === undefined ? `refused: ${refusal}\n` : inspectText(bytes) }));
+}
+
+/** Every step's output, or why there is none: a step behind one that refuses has the same reason. */
+export function chainOf(input: Uint8Array, variant: Variant): { readonly step: Step; readonly bytes: Uint8Array | undefined; readonly refusal: string | undefined }[] {
   const steps = {
     "1-relocated": onBytes((image) => relocateReloc(image, variant === "keep")),
     "2-aligned": onBytes((image) => alignSections(image)),
     "3-headers": onBytes((image) => emitHeader(image)),
   };
   let last: { bytes?: Uint8Array; refusal?: string } = { bytes: input };
-  return STEPS.flatMap((step) => {
+  return STEPS.map((step) => {
     if (last.bytes !== undefined) last = attempt(steps[step], last.bytes);
-    const { bytes, refusal } = last;
-    return wanted.includes(step)
-      ? [{ step, bytes, text: bytes === undefined ? `refused: ${refusal}\n` : inspectText(bytes) }]
-      : [];
+    return { step, bytes: last.bytes, refusal: last.refusal };
   });
 }
 
