@@ -101,14 +101,9 @@ function moveTable(image: Image, span: LoadSpan, reloc: Section, say: Say): Imag
     );
   }
   const changed = patchReferences(pairs, target - reloc.header.virtualAddress);
-  changed.set(
-    reloc,
-    withHeader(
-      reloc,
-      { virtualAddress: target, virtualSize: size, characteristics: withoutDiscardable(reloc) },
-      reloc.data.subarray(0, size),
-    ),
-  );
+  const header = { virtualAddress: target, virtualSize: size, characteristics: withoutDiscardable(reloc) };
+  const data = reloc.data.length === size ? reloc.data : reloc.data.subarray(0, size);
+  changed.set(reloc, withHeader(reloc, header, data));
   const directories = image.directories.map((d, i) =>
     i === DIRECTORY_BASE_RELOCATION ? { ...d, virtualAddress: target } : d,
   );
@@ -245,38 +240,42 @@ function findPairs(image: Image, span: LoadSpan, reloc: Section, size: number): 
 /** A pointer into the table, in data, would go on pointing to where the table was. One to its start is `_end`. */
 function refuseLeftBehind(image: Image, span: LoadSpan, reloc: Section, size: number): void {
   const start = reloc.header.virtualAddress;
-  for (const { type, target } of baseRelocations(image)) {
-    if (type !== REL_BASED_DIR64) continue;
-    const value = pointedTo(image, target);
-    if (value > start && value <= start + size) {
-      throw new ImageError(
-        `Cannot ${ACTION}: the pointer at RVA ${hex(target)} is to ${hex(value)}, inside or at the end of the table ${range(start, start + size)}, needed none in ${range(span.first, span.dataEnd)}`,
-      );
-    }
-  }
+  const pointedTo = pointerReader(image);
+  const left = baseRelocations(image).find(({ type, target }) => {
+    const value = type === REL_BASED_DIR64 ? pointedTo(target) : start;
+    return value > start && value <= start + size;
+  });
+  if (left === undefined) return;
+  throw new ImageError(
+    `Cannot ${ACTION}: the pointer at RVA ${hex(left.target)} is to ${hex(pointedTo(left.target))}, inside or at the end of the table ${range(start, start + size)}, needed none in ${range(span.first, span.dataEnd)}`,
+  );
 }
 
 /**
- * What a 64-bit pointer in memory points to, as an RVA; what a section has no data for is zero. Exact where it matters:
- * only what is far from any RVA may be rounded.
+ * A function that tells what the 64-bit pointer at an RVA points to, as an RVA; what a section has no data for is zero.
+ * Exact where it matters: only what is far from any RVA may be rounded. Neighbours are asked for one after the other,
+ * so it keeps the section it found.
  */
-function pointedTo(image: Image, rva: number): number {
-  const section = sectionAt(image, rva);
-  if (section === undefined)
-    throw new ImageError(`Cannot ${ACTION}: a base relocation is for RVA ${hex(rva)}, needed one inside a section`);
-  const offset = rva - section.header.virtualAddress;
-  let { data } = section;
-  let at = offset;
-  if (offset + 8 > data.length) {
-    data = new Uint8Array(8);
-    data.set(section.data.subarray(offset, offset + 8));
-    at = 0;
-  }
-  const view = viewOf(data);
-  const { imageBase } = image.optional;
-  const low = view.getUint32(at, true) - Number(imageBase & 0xffffffffn);
-  const high = view.getUint32(at + 4, true) - Number(imageBase >> 32n);
-  return high * 2 ** 32 + low;
+function pointerReader(image: Image): (rva: number) => number {
+  const low = Number(image.optional.imageBase & 0xffffffffn);
+  const high = Number(image.optional.imageBase >> 32n);
+  const read = (view: DataView, at: number): number =>
+    (view.getUint32(at + 4, true) - high) * 2 ** 32 + view.getUint32(at, true) - low;
+  let section: Section | undefined;
+  let view = viewOf(new Uint8Array(0));
+  return (rva) => {
+    if (section === undefined || rva < section.header.virtualAddress || rva >= sectionEnd(section)) {
+      section = sectionAt(image, rva);
+      if (section === undefined)
+        throw new ImageError(`Cannot ${ACTION}: a base relocation is for RVA ${hex(rva)}, needed one inside a section`);
+      view = viewOf(section.data);
+    }
+    const at = rva - section.header.virtualAddress;
+    if (at + 8 <= view.byteLength) return read(view, at);
+    const padded = new Uint8Array(8);
+    padded.set(section.data.subarray(at, at + 8));
+    return read(viewOf(padded), 0);
+  };
 }
 
 /** Where there are symbols, they must say what the instructions said. */

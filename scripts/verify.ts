@@ -26,7 +26,6 @@ import {
   loadMultiboot1,
   loadMultiboot2,
   readFixups,
-  Relocator,
   relocationTable,
 } from "./lib/loaders.ts";
 import type { Fixups, Memory, Multiboot1Load, Multiboot2Load, MultibootLoad } from "./lib/loaders.ts";
@@ -49,6 +48,7 @@ import {
   SIZE_2M,
 } from "./lib/pe.ts";
 import type { Image } from "./lib/pe.ts";
+import { Relocator } from "./lib/relocated-memory.ts";
 import { aboutFile } from "./lib/transform.ts";
 import {
   checkAuthenticode,
@@ -247,18 +247,14 @@ function compareAtBases(
     new Relocator(memory, fixups, result.fileSize),
   ] as const;
   const count = findings.count;
-  const known = new Map<Uint8Array, Uint8Array>();
   let compared = 0;
   for (const base of bases) {
     const delta = base - original.optional.imageBase;
-    const where = delta === 0n ? "" : ` at base ${hex(base)}`;
+    const shown = { where: delta === 0n ? "" : ` at base ${hex(base)}`, further: base !== bases[0] };
     const needed = findings.attempt("the original", () => changedMemory(relocators[0].at(delta), changes));
     const found = findings.attempt("the result", () => relocators[1].at(delta).slice(1));
     if (needed === undefined || found === undefined) return compared;
-    compared =
-      findings.attempt("the original", () =>
-        compareMemory(needed, found, before.patches, where, known, findings),
-      ) ?? compared;
+    compared = compareMemory(needed, found, before.patches, shown, findings);
     // The other bases would say the same again, for every relocated place.
     if (findings.count !== count) return compared;
   }
@@ -528,7 +524,7 @@ function loadText({ offset, segment, loadAddr, loadEndAddr }: MultibootLoad, ent
  * not give it already.
  */
 function checkLoaders(original: Image, result: Image, findings: Findings): string {
-  const after = examine(result.background);
+  const after = examine(result.background, result);
   let before: Evidence | undefined;
   const accepted: string[] = [];
   const asBefore: string[] = [];
@@ -538,7 +534,7 @@ function checkLoaders(original: Image, result: Image, findings: Findings): strin
       accepted.push(profile.name);
       continue;
     }
-    before ??= examine(original.background);
+    before ??= examine(original.background, original);
     const known = new Set(askLoader(profile, before).findings.map(({ rule }) => rule));
     const worse = verdict.findings.find(({ kind, rule }) => kind !== "warn" && !known.has(rule));
     if (worse === undefined) asBefore.push(profile.name);

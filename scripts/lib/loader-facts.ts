@@ -44,9 +44,11 @@ export interface Evidence {
   readonly hash: Authenticode;
 }
 
-/** @throws ImageError when it is not a PE32+ image for x86-64, or points outside the file */
-export function examine(bytes: Uint8Array): Evidence {
-  const image = parseImage(bytes);
+/**
+ * @param image what parseImage makes of the bytes
+ * @throws ImageError when it is not a PE32+ image for x86-64, or points outside the file
+ */
+export function examine(bytes: Uint8Array, image: Image = parseImage(bytes)): Evidence {
   return {
     bytes,
     image,
@@ -250,8 +252,9 @@ function walkRelocations(image: Image): RelocationWalk {
 }
 
 function count(sections: Map<string, Map<number, number>>, name: string, type: number): void {
-  const types = sections.get(name) ?? new Map<number, number>();
-  sections.set(name, types.set(type, (types.get(type) ?? 0) + 1));
+  let types = sections.get(name);
+  if (types === undefined) sections.set(name, (types = new Map()));
+  types.set(type, (types.get(type) ?? 0) + 1);
 }
 
 /** Finds the section of an RVA; fast for many RVAs that lie near each other. */
@@ -262,7 +265,8 @@ function sectionFinder(all: readonly Section[]): (rva: number) => Section | unde
     s !== undefined && rva >= s.header.virtualAddress && rva < sectionEnd(s);
   return (rva) => {
     if (inside(last, rva)) return last;
-    let [low, high] = [0, sections.length];
+    let low = 0;
+    let high = sections.length;
     while (low < high) {
       const middle = (low + high) >>> 1;
       if ((sections[middle]?.header.virtualAddress ?? 0) <= rva) low = middle + 1;

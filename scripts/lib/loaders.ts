@@ -46,7 +46,7 @@ import type { Image } from "./pe.ts";
 // ---- memory
 
 /** A range of memory. Addresses are RVAs, or link addresses, which for Xen are the same. */
-interface Extent {
+export interface Extent {
   readonly name: string;
   readonly start: number;
   readonly end: number;
@@ -61,7 +61,7 @@ export interface Segment extends Extent {
 /** In the order of addresses, without overlap. What is in no segment is undefined: firmware does not clear it. */
 export type Memory = readonly Segment[];
 
-const ADDRESS_SPACE = 2 ** 32;
+export const ADDRESS_SPACE = 2 ** 32;
 const ZEROS = new Uint8Array(1 << 16);
 
 /** Puts segments in order. @throws ImageError when two overlap, or one is beyond 4 GiB */
@@ -77,20 +77,27 @@ export function memoryOf<S extends Extent>(segments: readonly S[]): S[] {
   return memory;
 }
 
-function fail(reason: string): never {
+/** @throws ImageError that says so */
+export function fail(reason: string): never {
   throw new ImageError(`cannot be loaded: ${reason}`);
 }
 
 /** The segment that an address lies in. */
 export function segmentAt<S extends Extent>(memory: readonly S[], address: number): S | undefined {
-  let [low, high] = [0, memory.length];
+  const segment = memory[lowerBound(memory.length, (i) => (memory[i]?.end ?? 0) <= address)];
+  return segment !== undefined && segment.start <= address ? segment : undefined;
+}
+
+/** How many of `count` things in a row, from the first on, come before some place. */
+export function lowerBound(count: number, isBefore: (i: number) => boolean): number {
+  let low = 0;
+  let high = count;
   while (low < high) {
     const middle = (low + high) >>> 1;
-    if ((memory[middle]?.end ?? 0) <= address) low = middle + 1;
+    if (isBefore(middle)) low = middle + 1;
     else high = middle;
   }
-  const segment = memory[low];
-  return segment !== undefined && segment.start <= address ? segment : undefined;
+  return low;
 }
 
 /**
@@ -225,8 +232,8 @@ export interface Fixups {
   readonly at: Uint32Array;
   /** 0 (nothing), 3 (32 bits) or 10 (64 bits); PE specification, "Base Relocation Types". */
   readonly types: Uint8Array;
-  /** RVA. */
-  readonly targets: Float64Array;
+  /** RVA. An array of numbers: what is read from a Float64Array is an object each time until the code is compiled. */
+  readonly targets: readonly number[];
 }
 
 const BLOCK_HEADER_SIZE = 8;
@@ -243,7 +250,7 @@ export function fixupWidth(type: number | undefined): number {
 export function readFixups(table: Uint8Array): Fixups {
   const view = viewOf(table);
   const most = table.length >>> 1;
-  const [at, types, targets] = [new Uint32Array(most), new Uint8Array(most), new Float64Array(most)];
+  const [at, types, targets] = [new Uint32Array(most), new Uint8Array(most), new Array<number>(most)];
   let count = 0;
   for (let block = 0; block < table.length;) {
     const left = table.length - block;
@@ -267,99 +274,7 @@ export function readFixups(table: Uint8Array): Fixups {
     }
     block += size;
   }
-  return { count, at: at.subarray(0, count), types: types.subarray(0, count), targets: targets.subarray(0, count) };
-}
-
-/** A segment whose bytes are made when they are asked for. */
-export interface RelocatedSegment extends Extent {
-  /**
-   * Its bytes, good until another segment of the same memory is read: all of them share one buffer.
-   * @param own whether they will be changed; otherwise they may be the file's
-   */
-  read(own?: boolean): Uint8Array;
-}
-
-/** Applies base relocations to memory, one segment at a time: whole copies would need as much memory as all else. */
-export class Relocator {
-  readonly #memory: Memory;
-  readonly #fixups: Fixups;
-  readonly #budget: number;
-  #segments: Map<Segment, { readonly entries: number[]; size: number }> | undefined;
-  #buffer = new Uint8Array(0);
-
-  /** @param budget bytes of zero-filled memory that fix-ups may make real: the size of the file, say */
-  constructor(memory: Memory, fixups: Fixups, budget: number) {
-    this.#memory = memory;
-    this.#fixups = fixups;
-    this.#budget = budget;
-  }
-
-  /**
-   * The memory as it is at another base.
-   * @param delta the difference of the base and ImageBase; of its 64 bits, HIGHLOW takes the lower 32
-   * @throws ImageError when a fix-up's target is not in memory
-   */
-  at(delta: bigint): RelocatedSegment[] {
-    if (delta !== 0n) this.#segments ??= this.#group();
-    return this.#memory.map((segment) => ({
-      name: segment.name,
-      start: segment.start,
-      end: segment.end,
-      read: (own = false) => this.#read(segment, delta, own),
-    }));
-  }
-
-  /** Which entries of the table are for which segment, and how many of its bytes they need to be there. */
-  #group(): Map<Segment, { readonly entries: number[]; size: number }> {
-    const { count, types, targets } = this.#fixups;
-    const groups = new Map<Segment, { readonly entries: number[]; size: number }>();
-    let left = this.#budget;
-    let segment: Segment | undefined;
-    for (let i = 0; i < count; i++) {
-      const width = fixupWidth(types[i]);
-      const target = targets[i] ?? 0;
-      if (width === 0) continue;
-      if (segment === undefined || target < segment.start || target >= segment.end)
-        segment = segmentAt(this.#memory, target);
-      if (segment === undefined || target + width > segment.end)
-        return fail(`a base relocation is for RVA ${range(target, target + width)}, which is not inside one section`);
-      const group = groups.get(segment) ?? { entries: [], size: segment.bytes.length };
-      groups.set(segment, group);
-      group.entries.push(i);
-      if (target + width <= segment.start + group.size) continue;
-      // A fix-up of zero-filled memory is odd but correct; then that memory has to be there.
-      left -= segment.end - segment.start - group.size;
-      if (left < 0)
-        fail(`base relocations are for more zero-filled memory than its file is long, the last for RVA ${hex(target)}`);
-      group.size = segment.end - segment.start;
-    }
-    return groups;
-  }
-
-  #read(segment: Segment, delta: bigint, own: boolean): Uint8Array {
-    const group = delta === 0n ? undefined : this.#segments?.get(segment);
-    if (group === undefined && !own) return segment.bytes;
-    const size = group?.size ?? segment.bytes.length;
-    if (this.#buffer.length < size) this.#buffer = new Uint8Array(size);
-    const bytes = this.#buffer.subarray(0, size);
-    bytes.set(segment.bytes);
-    bytes.fill(0, segment.bytes.length);
-    if (group !== undefined) this.#apply(group.entries, delta, viewOf(bytes), segment.start);
-    return bytes;
-  }
-
-  #apply(entries: readonly number[], delta: bigint, view: DataView, start: number): void {
-    const { types, targets } = this.#fixups;
-    const low = Number(BigInt.asUintN(32, delta));
-    const high = Number(BigInt.asUintN(32, delta >> 32n));
-    for (const i of entries) {
-      const at = (targets[i] ?? 0) - start;
-      const sum = view.getUint32(at, true) + low;
-      view.setUint32(at, sum, true);
-      if (fixupWidth(types[i]) !== 8) continue;
-      view.setUint32(at + 4, view.getUint32(at + 4, true) + high + (sum >= ADDRESS_SPACE ? 1 : 0), true);
-    }
-  }
+  return { count, at: at.subarray(0, count), types: types.subarray(0, count), targets };
 }
 
 // ---- Multiboot

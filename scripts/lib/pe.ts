@@ -102,7 +102,8 @@ export function sectionAt(image: Image, rva: number): Section | undefined {
   const inside = (section: Section): boolean => rva >= section.header.virtualAddress && rva < sectionEnd(section);
   const ordered = disjointSections(image.sections);
   if (ordered === undefined) return image.sections.find(inside);
-  let [from, to] = [0, ordered.length];
+  let from = 0;
+  let to = ordered.length;
   while (from < to) {
     const middle = (from + to) >>> 1;
     const section = ordered[middle];
@@ -585,7 +586,8 @@ const SUM_BLOCK = 1 << 12;
 
 /** A function of its own, because V8 compiles one that is called often sooner than a loop that takes long. */
 function sumOfHalves(words: Int32Array, start: number, end: number): number {
-  let [low, high] = [0, 0];
+  let low = 0;
+  let high = 0;
   for (let i = start; i < end; i++) {
     const word = words[i] ?? 0;
     low += word & 0xffff;

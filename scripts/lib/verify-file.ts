@@ -256,7 +256,8 @@ const WORDS_AT_ONCE = 1 << 12;
 
 /** Both halves of every word. Called again and again, and so compiled soon: a single loop would be interpreted for long. */
 function sumOf(words: Int32Array, start: number, end: number): number {
-  let [even, odd] = [0, 0];
+  let even = 0;
+  let odd = 0;
   for (let i = start; i < end; i++) {
     const word = words[i] ?? 0;
     even += word & 0xffff;

@@ -11,12 +11,13 @@ import {
   differences,
   findHeader,
   fixupWidth,
+  lowerBound,
   memoryOf,
   multiboot2Tags,
   segmentAt,
   tagName,
 } from "./loaders.ts";
-import type { Fixups, Memory, Multiboot2Load, Multiboot2Tag, RelocatedSegment, Segment } from "./loaders.ts";
+import type { Extent, Fixups, Memory, Multiboot2Load, Multiboot2Tag, Segment } from "./loaders.ts";
 import {
   MB1_ADDRESS_HEADER,
   MB1_ALIGN,
@@ -42,6 +43,7 @@ import {
 } from "./multiboot.ts";
 import { byAddress, DEBUG_DIRECTORY_ENTRY, DIRECTORY_DEBUG, hex, range, roundUp, sectionEnd } from "./pe.ts";
 import type { Section } from "./pe.ts";
+import type { RelocatedSegment } from "./relocated-memory.ts";
 import { strayPlaces } from "./verify-file.ts";
 import type { Comparison, Span } from "./verify-file.ts";
 
@@ -330,7 +332,7 @@ export function debugPatches({ original, pairs }: Comparison, memory: Memory): P
     const entry = readStructure(DEBUG_DIRECTORY_ENTRY, directory, at);
     if (entry.pointerToRawData === 0) continue;
     const rva = entry.addressOfRawData;
-    const holder = sections[upperBound(sections, rva) - 1];
+    const holder = sections[lowerBound(sections.length, (i) => (sections[i]?.header.virtualAddress ?? 0) <= rva) - 1];
     const target = holder === undefined || rva >= sectionEnd(holder) ? undefined : pairs.get(holder);
     if (holder === undefined || target === undefined)
       throw new ImageError(
@@ -348,18 +350,10 @@ export function debugPatches({ original, pairs }: Comparison, memory: Memory): P
   return patches;
 }
 
-/** How many sections begin at or below an RVA; a crafted image may have 65535 of both. */
-function upperBound(sections: readonly Section[], rva: number): number {
-  let [low, high] = [0, sections.length];
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if ((sections[middle]?.header.virtualAddress ?? 0) <= rva) low = middle + 1;
-    else high = middle;
-  }
-  return low;
-}
-
 // ---- the memory that is needed
+
+/** Bytes that are relocated, patched and compared at once: few enough to stay in the processor's cache. */
+const WINDOW = 1 << 16;
 
 /** What may be different in memory, and must be. */
 export interface Changes {
@@ -390,18 +384,17 @@ export function changedMemory(
 ): RelocatedSegment[] {
   const bySegment = patchesBySegment(memory, patches);
   const grown = new Map(reshaped);
+  const buffer = new Uint8Array(WINDOW);
   const changed = memory.slice(1).map((segment): RelocatedSegment => {
     const { start, end } = grown.get(segment.start) ?? segment;
     grown.delete(segment.start);
-    const read = (): Uint8Array => {
-      const bytes = patched(segment, bySegment.get(segment));
-      return bytes.length <= end - start ? bytes : bytes.subarray(0, end - start);
-    };
-    return { name: segment.name, start, end, read };
+    const list = bySegment.get(segment);
+    const patched = list === undefined ? segment : withPatches(segment, list, buffer);
+    return { ...patched, start, end, size: Math.min(segment.size, end - start) };
   });
   // What is left was empty, and is not any more.
-  const empty = new Uint8Array(0);
-  return memoryOf([...changed, ...[...grown.values()].map((shape) => ({ ...shape, read: () => empty }))]);
+  const empty = { size: 0, isRelocated: () => false, read: () => buffer.subarray(0, 0) };
+  return memoryOf([...changed, ...[...grown.values()].map((shape) => ({ ...shape, ...empty }))]);
 }
 
 /** @throws ImageError when one is in no segment */
@@ -421,103 +414,122 @@ function patchesBySegment(
   return bySegment;
 }
 
-/** @throws ImageError when a patch overlaps another one or the end of the bytes */
-function patched(segment: RelocatedSegment, patches: readonly Patch[] | undefined): Uint8Array {
-  if (patches === undefined) return segment.read();
-  const bytes = segment.read(true);
-  let end = 0;
-  for (const patch of patches) {
-    if (patch.start < end || patch.start - segment.start + patch.bytes.length > bytes.length)
-      throw new ImageError(
-        `${patch.cause} at RVA ${hex(patch.start)} overlaps another change, or the end of its section`,
-      );
-    bytes.set(patch.bytes, patch.start - segment.start);
-    end = patch.start + patch.bytes.length;
-  }
-  return bytes;
+/**
+ * @param patches in the order of their places
+ * @param buffer takes the windows that a patch changes
+ * @throws ImageError when a patch overlaps another one or the end of the bytes
+ */
+function withPatches(segment: RelocatedSegment, patches: readonly Patch[], buffer: Uint8Array): RelocatedSegment {
+  const places = patches.map(({ start, bytes }) => ({ start: start - segment.start, end: start - segment.start + bytes.length }));
+  places.forEach(({ start, end }, i) => {
+    if (start >= (places[i - 1]?.end ?? 0) && end <= segment.size) return;
+    const { cause, start: rva } = patches[i] ?? { cause: "a change", start };
+    throw new ImageError(`${cause} at RVA ${hex(rva)} overlaps another change, or the end of its section`);
+  });
+  const read = (from: number, to: number): Uint8Array => {
+    const bytes = segment.read(from, to);
+    const first = lowerBound(places.length, (i) => (places[i]?.end ?? 0) <= from);
+    const behind = lowerBound(places.length, (i) => (places[i]?.start ?? 0) < to);
+    if (first >= behind) return bytes;
+    const copy = buffer.subarray(0, to - from);
+    copy.set(bytes);
+    copy.fill(0, bytes.length);
+    patches.slice(first, behind).forEach((patch) => {
+      const at = patch.start - segment.start - from;
+      const skip = Math.max(0, -at);
+      copy.set(patch.bytes.subarray(skip, to - from - at), at + skip);
+    });
+    return copy;
+  };
+  return { ...segment, read };
 }
 
 /** Differences of one section that are named; a section that is wrong altogether needs no more. */
 const MOST_PER_SECTION = 8;
 
+/** A base, and how it is called: " at base 0x200000", say. */
+export interface Base {
+  readonly where: string;
+  /** Whether all memory is known to be right at another base, so that only what fix-ups change has to be looked at. */
+  readonly further: boolean;
+}
+
 /**
  * Holds the result's memory against what it must be.
- * @param where how the memory was loaded: " at base 0x200000", say
- * @param known pairs of the same bytes that were found equal before: most sections have no fix-up, at any base
  * @returns bytes compared
- * @throws ImageError when the needed changes contradict each other
  */
 export function compareMemory(
   needed: readonly RelocatedSegment[],
   found: readonly RelocatedSegment[],
   patches: readonly Patch[],
-  where: string,
-  known: Map<Uint8Array, Uint8Array>,
+  base: Base,
   findings: Findings,
 ): number {
   let compared = 0;
   const causes = patches
-    .map(({ cause, start, bytes }) => ({ name: cause, start, end: start + bytes.length, bytes }))
+    .map(({ cause, start, bytes }) => ({ name: cause, start, end: start + bytes.length }))
     .sort((a, b) => a.start - b.start);
   const there = new Map(found.map((segment) => [segment.start, segment]));
-  for (const { read, ...extent } of needed) {
-    const other = there.get(extent.start);
-    const what = `memory of ${extent.name} at ${range(extent.start, extent.end)}`;
-    if (other === undefined || other.end !== extent.end) {
+  for (const segment of needed) {
+    const other = there.get(segment.start);
+    if (other === undefined || other.end !== segment.end) {
       findings.add(
-        `${what}${where}`,
+        `${memoryName(segment)}${base.where}`,
         other === undefined ? "missing" : `at ${range(other.start, other.end)}`,
         "as in the original",
       );
       continue;
     }
-    there.delete(extent.start);
-    compared += extent.end - extent.start;
-    const [segment, actual] = [{ ...extent, bytes: read() }, { ...extent, bytes: other.read() }];
-    if (known.get(segment.bytes) === actual.bytes) continue;
-    let [runs, bytes] = [0, 0];
-    for (const [start, end] of differences(segment.bytes, actual.bytes, segment.end - segment.start)) {
-      if (++runs <= MOST_PER_SECTION && !findings.full)
-        nameDifference(segment, actual, start, end, causes, where, findings);
-      else bytes += end - start;
-    }
-    if (runs === 0) known.set(segment.bytes, actual.bytes);
-    if (bytes !== 0)
-      findings.add(
-        `${what}${where}`,
-        `different in more places, in all ${runs} (${bytes} bytes or more)`,
-        "no difference",
-      );
+    there.delete(segment.start);
+    compared += segment.end - segment.start;
+    compareSegment(segment, other, causes, base, findings);
   }
   for (const segment of there.values())
-    findings.add(
-      `memory of ${segment.name} at ${range(segment.start, segment.end)}${where}`,
-      "new",
-      "nothing the original has not",
-    );
+    findings.add(`${memoryName(segment)}${base.where}`, "new", "nothing the original has not");
   return compared;
 }
 
-function nameDifference(
-  segment: Segment,
-  other: Segment,
-  start: number,
-  end: number,
-  causes: Memory,
-  where: string,
-  findings: Findings,
-): void {
-  const rva = segment.start + start;
-  const cause = segmentAt(causes, rva)?.name;
-  const place = cause === undefined ? "" : `, in ${cause}`;
-  findings.add(
-    `memory at RVA ${hex(rva)} (${segment.name} + ${hex(start)}${place})${where}`,
-    dump(other, start, end),
-    dump(segment, start, end),
-  );
+function memoryName({ name, start, end }: Extent): string {
+  return `memory of ${name} at ${range(start, end)}`;
 }
 
-function dump({ bytes }: Segment, start: number, end: number): string {
+function compareSegment(
+  needed: RelocatedSegment,
+  found: RelocatedSegment,
+  causes: readonly Extent[],
+  { where, further }: Base,
+  findings: Findings,
+): void {
+  const size = Math.min(Math.max(needed.size, found.size), needed.end - needed.start);
+  let runs = 0;
+  let bytes = 0;
+  for (let from = 0; from < size; from += WINDOW) {
+    const to = Math.min(from + WINDOW, size);
+    if (further && !needed.isRelocated(from, to) && !found.isRelocated(from, to)) continue;
+    const [wanted, actual] = [needed.read(from, to), found.read(from, to)];
+    for (const [start, end] of differences(wanted, actual, to - from)) {
+      if (++runs > MOST_PER_SECTION || findings.full) {
+        bytes += end - start;
+        continue;
+      }
+      const rva = needed.start + from + start;
+      const cause = segmentAt(causes, rva)?.name;
+      findings.add(
+        `memory at RVA ${hex(rva)} (${needed.name} + ${hex(from + start)}${cause === undefined ? "" : `, in ${cause}`})${where}`,
+        dump(actual, start, end),
+        dump(wanted, start, end),
+      );
+    }
+  }
+  if (bytes !== 0)
+    findings.add(
+      `${memoryName(needed)}${where}`,
+      `different in more places, in all ${runs} (${bytes} bytes or more)`,
+      "no difference",
+    );
+}
+
+function dump(bytes: Uint8Array, start: number, end: number): string {
   const shown = Array.from({ length: Math.min(end - start, 8) }, (_, i) =>
     (bytes[start + i] ?? 0).toString(16).padStart(2, "0"),
   );

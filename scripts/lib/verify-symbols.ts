@@ -77,5 +77,6 @@ export function startSymbol(image: Image): number | undefined {
 const START = [..."start\0"].map((character) => character.charCodeAt(0));
 
 function spells(bytes: Uint8Array, at: number): boolean {
-  return START.every((character, i) => bytes[at + i] === character);
+  for (let i = 0; i < START.length; i++) if (bytes[at + i] !== START[i]) return false;
+  return true;
 }

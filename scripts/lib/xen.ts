@@ -94,10 +94,11 @@ function requireNothingBehind(image: Image, span: LoadSpan, bss: Section, fail: 
   const where = `behind .bss at ${range(bss.header.virtualAddress, sectionEnd(bss))}, needed in ${range(span.first, span.dataEnd)}: .bss must be Xen's last section`;
   const entry = image.optional.addressOfEntryPoint;
   if (!inside(entry)) fail(`AddressOfEntryPoint is ${hex(entry)}, in ${sectionName(image, entry)}, ${where}`);
-  for (const { target, size } of baseRelocations(image)) {
-    if (size !== 0 && !(inside(target) && inside(target + size - 1)))
-      fail(`a base relocation is for RVA ${hex(target)}, in ${sectionName(image, target)}, ${where}`);
-  }
+  const lost = baseRelocations(image).find(
+    ({ target, size }) => size !== 0 && !(inside(target) && inside(target + size - 1)),
+  );
+  if (lost !== undefined)
+    fail(`a base relocation is for RVA ${hex(lost.target)}, in ${sectionName(image, lost.target)}, ${where}`);
 }
 
 function sectionName(image: Image, rva: number): string {
@@ -183,22 +184,31 @@ export function relocationDirectory(image: Image): DataDirectory {
   return directory;
 }
 
-/** Kept because every step and half of the loader profiles ask for all of them, thousands. */
-const known = new WeakMap<Image, readonly BaseRelocation[]>();
+/**
+ * Kept because every step and half of the loader profiles ask for all of them, thousands. By the data of the section
+ * that holds the table, which an image shares with the one it was made from as long as nothing in it changes.
+ */
+const known = new WeakMap<Uint8Array, { readonly table: Uint8Array; readonly relocations: readonly BaseRelocation[] }>();
 
 /**
  * Every entry of the base relocation table, in its order.
  * @throws ImageError when the table is missing or corrupt by Xen's rules, which are the strictest
  */
 export function baseRelocations(image: Image): readonly BaseRelocation[] {
-  const relocations = known.get(image) ?? readBaseRelocations(image);
-  known.set(image, relocations);
+  const { virtualAddress, size } = relocationDirectory(image);
+  const table = dataAt(image, virtualAddress, size, "the base relocation table");
+  const data = sectionAt(image, virtualAddress)?.data ?? table;
+  const last = known.get(data);
+  if (last !== undefined && last.table.byteOffset === table.byteOffset && last.table.length === size)
+    return last.relocations;
+  const relocations = readBaseRelocations(table, virtualAddress);
+  known.set(data, { table, relocations });
   return relocations;
 }
 
-function readBaseRelocations(image: Image): BaseRelocation[] {
-  const { virtualAddress, size } = relocationDirectory(image);
-  const table = dataAt(image, virtualAddress, size, "the base relocation table");
+/** @param virtualAddress the table's RVA, for messages */
+function readBaseRelocations(table: Uint8Array, virtualAddress: number): BaseRelocation[] {
+  const size = table.length;
   const view = viewOf(table);
   const found: BaseRelocation[] = [];
   for (let block = 0; block < size;) {
