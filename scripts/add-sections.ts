@@ -19,6 +19,7 @@ import { createHash } from "node:crypto";
 import * as fs from "node:fs";
 import { displayName, FileError, readInput, refuseSameFile, runIfMain, UsageError, writeOutput } from "./lib/cli.ts";
 import type { Command } from "./lib/cli.ts";
+import { piecesOf } from "./lib/file-bytes.ts";
 import {
   failing,
   isLinear,
@@ -38,13 +39,13 @@ import {
   DIRECTORY_CERTIFICATE,
   hasFlags,
   hex,
+  imageFile,
   MEM_READ,
   parseImage,
   printable,
   range,
   roundUp,
   sectionEnd,
-  serializeImage,
   sortSectionTable,
   withHeader,
 } from "./lib/pe.ts";
@@ -330,9 +331,9 @@ export const command: Command = {
     const result = aboutFile(input, () => {
       const image = parseImage(values["strip-signature"] === true ? stripSignature(bytes) : bytes);
       const smaller = remove.length === 0 ? image : removeSections(image, remove, say);
-      return serializeImage(payloads.length === 0 ? smaller : addSections(smaller, payloads, say));
+      return imageFile(payloads.length === 0 ? smaller : addSections(smaller, payloads, say));
     });
-    writeOutput(output, result, io);
+    writeOutput(output, piecesOf(result), io);
     return 0;
   },
 };

@@ -24,7 +24,7 @@ import { runIfMain } from "./lib/cli.ts";
 import { layOutLinear, refuseUnmovable, repairStraySections } from "./lib/layout.ts";
 import { checkSections, sortSectionTable } from "./lib/pe.ts";
 import type { Image } from "./lib/pe.ts";
-import { onBytes, silent, stripSignature, transformCommand } from "./lib/transform.ts";
+import { onFile, silent, stripSignature, transformCommand } from "./lib/transform.ts";
 import type { Say } from "./lib/transform.ts";
 import { loadSpan } from "./lib/xen.ts";
 
@@ -53,7 +53,7 @@ export function alignSections(input: Image, say: Say = silent): Image {
 }
 
 export const command = transformCommand(USAGE, { "strip-signature": { type: "boolean" } }, (bytes, values, say) =>
-  onBytes((image) => alignSections(image, say))(values["strip-signature"] === true ? stripSignature(bytes) : bytes),
+  onFile((image) => alignSections(image, say))(values["strip-signature"] === true ? stripSignature(bytes) : bytes),
 );
 
 runIfMain(import.meta.url, command);

@@ -17,6 +17,8 @@
 
 import { ImageError, runIfMain } from "./lib/cli.ts";
 import { readStructure, viewOf, writeStructure } from "./lib/fields.ts";
+import { PiecedFile } from "./lib/file-bytes.ts";
+import type { FileBytes } from "./lib/file-bytes.ts";
 import {
   findMultiboot1,
   findMultiboot2,
@@ -66,7 +68,7 @@ import {
   symbolsNamed,
 } from "./lib/pe.ts";
 import type { Image, Section } from "./lib/pe.ts";
-import { onBytes, silent, transformCommand } from "./lib/transform.ts";
+import { onFile, silent, transformCommand } from "./lib/transform.ts";
 import type { Say } from "./lib/transform.ts";
 import { baseRelocations, loadSpan, relocationDirectory, whyNotLinear } from "./lib/xen.ts";
 import type { LoadSpan } from "./lib/xen.ts";
@@ -343,7 +345,7 @@ function rewrite({ section, padding }: OldHeaders, { from, end, rva, bytes }: Ne
  * The header area with the Multiboot1 header in it.
  * @returns the image's background: what is not section, symbol or header field
  */
-function withMultiboot1(image: Image, span: LoadSpan, entry: number): Uint8Array {
+function withMultiboot1(image: Image, span: LoadSpan, entry: number): FileBytes {
   const { sizeOfHeaders } = image.optional;
   const at = Math.min(sizeOfHeaders, MB1_AREA_END) - MB1_FROM_END;
   const tableEnd = sectionTableEnd(image);
@@ -357,7 +359,7 @@ function withMultiboot1(image: Image, span: LoadSpan, entry: number): Uint8Array
       `the Multiboot1 header would be at offset ${hex(at)}, needed a multiple of 4 and ${MB1_FROM_END} zero bytes there`,
     );
   }
-  const background = image.background.slice();
+  const headers = new Uint8Array(image.background.subarray(0, sizeOfHeaders));
   const [magic, flags] = [MB1_MAGIC, MB1_FLAGS];
   const loadAddr = span.first - sizeOfHeaders;
   const fields = {
@@ -370,8 +372,8 @@ function withMultiboot1(image: Image, span: LoadSpan, entry: number): Uint8Array
     bssEndAddr: span.bssEnd,
     entryAddr: entry,
   };
-  writeStructure(MB1_ADDRESS_HEADER, fields, background, at);
-  return background;
+  writeStructure(MB1_ADDRESS_HEADER, fields, headers, at);
+  return new PiecedFile([headers, image.background.subarray(sizeOfHeaders)]);
 }
 
 // ---- what the rewritten bytes had to do with the rest
@@ -421,7 +423,7 @@ function truthfulDllCharacteristics(image: Image, say: Say): number {
 }
 
 export const command = transformCommand(USAGE, {}, (bytes, _values, say) =>
-  onBytes((image) => emitHeader(image, say))(bytes),
+  onFile((image) => emitHeader(image, say))(bytes),
 );
 
 runIfMain(import.meta.url, command);

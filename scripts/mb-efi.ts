@@ -8,7 +8,9 @@
 // Order: instead of the three steps. Running it on its own output is refused.
 
 import { ImageError, runIfMain } from "./lib/cli.ts";
-import { parseImage, serializeImage } from "./lib/pe.ts";
+import { wholeOf } from "./lib/file-bytes.ts";
+import type { FileBytes } from "./lib/file-bytes.ts";
+import { imageFile, parseImage } from "./lib/pe.ts";
 import { silent, stripSignature, transformCommand } from "./lib/transform.ts";
 import type { Say } from "./lib/transform.ts";
 import { alignSections } from "./align-sections.ts";
@@ -35,15 +37,20 @@ export interface MbEfiOptions {
 }
 
 /**
- * The whole chain. Section bodies are not copied between the steps: the result is put together once, at the end.
+ * The whole chain. Section bodies are not copied between the steps, and debug information not at all: the result refers
+ * to it in `bytes`.
  * @param bytes xen.efi, which is not changed
  * @returns xen.mb.efi
  * @throws ImageError when a step refuses the image, or verify the result
  */
-export function mbEfi(bytes: Uint8Array, { keep, stripSignature: strip }: MbEfiOptions, say: Say = silent): Uint8Array {
+export function mbEfiFile(
+  bytes: Uint8Array,
+  { keep, stripSignature: strip }: MbEfiOptions,
+  say: Say = silent,
+): FileBytes {
   const original = strip ? stripSignature(bytes) : bytes;
   const relocated = relocateReloc(parseImage(original), keep, say);
-  const result = serializeImage(emitHeader(alignSections(relocated, say), say));
+  const result = imageFile(emitHeader(alignSections(relocated, say), say));
   const { violations } = verify(original, result);
   if (violations.length !== 0) {
     throw new ImageError(
@@ -53,11 +60,16 @@ export function mbEfi(bytes: Uint8Array, { keep, stripSignature: strip }: MbEfiO
   return result;
 }
 
+/** {@link mbEfiFile} in one piece. */
+export function mbEfi(bytes: Uint8Array, options: MbEfiOptions, say: Say = silent): Uint8Array {
+  return wholeOf(mbEfiFile(bytes, options, say));
+}
+
 export const command = transformCommand(
   USAGE,
   { keep: { type: "boolean" }, "strip-signature": { type: "boolean" } },
   (bytes, values, say) =>
-    mbEfi(bytes, { keep: values.keep === true, stripSignature: values["strip-signature"] === true }, say),
+    mbEfiFile(bytes, { keep: values.keep === true, stripSignature: values["strip-signature"] === true }, say),
 );
 
 runIfMain(import.meta.url, command);

@@ -38,7 +38,7 @@ import {
   withHeader,
 } from "./lib/pe.ts";
 import type { Image, Section } from "./lib/pe.ts";
-import { onBytes, silent, stripSignature, transformCommand } from "./lib/transform.ts";
+import { onFile, silent, stripSignature, transformCommand } from "./lib/transform.ts";
 import type { Say } from "./lib/transform.ts";
 import {
   baseRelocations,
@@ -325,7 +325,7 @@ export const command = transformCommand(
   USAGE,
   { keep: { type: "boolean" }, "strip-signature": { type: "boolean" } },
   (bytes, values, say) =>
-    onBytes((image) => relocateReloc(image, values.keep === true, say))(
+    onFile((image) => relocateReloc(image, values.keep === true, say))(
       values["strip-signature"] === true ? stripSignature(bytes) : bytes,
     ),
 );

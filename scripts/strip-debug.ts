@@ -21,6 +21,8 @@ import * as path from "node:path";
 import { readInput, refuseSameFile, runIfMain, UsageError, writeOutput } from "./lib/cli.ts";
 import type { Command, Io } from "./lib/cli.ts";
 import { readStructure } from "./lib/fields.ts";
+import { piecesOf } from "./lib/file-bytes.ts";
+import type { FileBytes } from "./lib/file-bytes.ts";
 import {
   failing,
   isLinear,
@@ -37,11 +39,11 @@ import {
   DEBUG_DIRECTORY_ENTRY,
   DIRECTORY_DEBUG,
   hex,
+  imageFile,
   parseImage,
   sectionAt,
   sectionEnd,
   sectionTableEnd,
-  serializeImage,
   sortSectionTable,
   symbolsNamed,
   withHeader,
@@ -113,7 +115,7 @@ export function debugFile(input: Image): Image {
     const flags = characteristics % (2 * CNT_UNINITIALIZED_DATA) >= CNT_UNINITIALIZED_DATA ? 0 : CNT_UNINITIALIZED_DATA;
     return withHeader(section, { characteristics: characteristics + flags }, new Uint8Array());
   });
-  const background = image.background.slice(0, image.optional.sizeOfHeaders);
+  const background = new Uint8Array(image.background.subarray(0, image.optional.sizeOfHeaders));
   background.fill(0, sectionTableEnd(image));
   const directories = image.directories.map((d, i) =>
     i === DIRECTORY_DEBUG && noted !== undefined ? d : { virtualAddress: 0, size: 0 },
@@ -181,11 +183,11 @@ function withShortName(section: Section): Section {
 
 // ---- the command
 
-function write(files: readonly (readonly [file: string, bytes: Uint8Array])[], io: Io): void {
+function write(files: readonly (readonly [file: string, contents: FileBytes])[], io: Io): void {
   const written: string[] = [];
   try {
-    for (const [file, bytes] of files) {
-      writeOutput(file, bytes, io);
+    for (const [file, contents] of files) {
+      writeOutput(file, piecesOf(contents), io);
       written.push(file);
     }
   } catch (error) {
@@ -211,9 +213,9 @@ export const command: Command = {
     const files = aboutFile(input, () => {
       const bytes = readInput(input, io);
       const image = parseImage(values["strip-signature"] === true ? stripSignature(bytes) : bytes);
-      const stripped = serializeImage(stripDebug(image, sayOn(io, input)));
+      const stripped = imageFile(stripDebug(image, sayOn(io, input)));
       return [
-        ...(typeof debug === "string" ? [[debug, serializeImage(debugFile(image))] as const] : []),
+        ...(typeof debug === "string" ? [[debug, imageFile(debugFile(image))] as const] : []),
         [output, stripped] as const,
       ];
     });

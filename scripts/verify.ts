@@ -16,6 +16,7 @@
 import { displayName, ImageError, readInput, runIfMain } from "./lib/cli.ts";
 import type { Command } from "./lib/cli.ts";
 import { viewOf } from "./lib/fields.ts";
+import type { FileBytes } from "./lib/file-bytes.ts";
 import { Findings } from "./lib/findings.ts";
 import {
   differences,
@@ -99,18 +100,13 @@ export interface Verdict {
 }
 
 /** Judges a result by its original. Neither is changed; any bytes may be given. */
-export function verify(originalBytes: Uint8Array, resultBytes: Uint8Array): Verdict {
+export function verify(originalBytes: FileBytes, resultBytes: FileBytes): Verdict {
   const findings = new Findings();
   const report: string[] = [];
-  const original = findings.attempt("the original", () => parseImage(plain(originalBytes)));
-  const result = findings.attempt("the result", () => parseImage(plain(resultBytes)));
+  const original = findings.attempt("the original", () => parseImage(originalBytes));
+  const result = findings.attempt("the result", () => parseImage(resultBytes));
   if (original !== undefined && result !== undefined) judge(original, result, findings, report);
   return { violations: findings.lines(), report: findings.count === 0 ? report : [] };
-}
-
-/** A Buffer's methods are not those of an Uint8Array: its slice() does not copy. */
-function plain(bytes: Uint8Array): Uint8Array {
-  return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
 /** What loaders make of the result. */
@@ -469,7 +465,7 @@ function checkMultiboot1(
   findings.same(`${name}'s load_addr`, load.loadAddr, span.first - sizeOfHeaders);
   findings.same(`${name}'s header_addr`, load.headerAddr, span.first - sizeOfHeaders + load.headerAt);
   checkMultibootLoad(load, name, span, memory, entry, findings);
-  if (viewOf(result.background).getUint32(LINUX_MAGIC_AT, true) === LINUX_MAGIC)
+  if (viewOf(result.background.subarray(0, sizeOfHeaders)).getUint32(LINUX_MAGIC_AT, true) === LINUX_MAGIC)
     findings.add(
       `the header area at offset ${hex(LINUX_MAGIC_AT)}`,
       '"HdrS"',

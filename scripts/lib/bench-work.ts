@@ -6,8 +6,9 @@
 
 import * as fs from "node:fs";
 import process from "node:process";
-import { mbEfi } from "../mb-efi.ts";
+import { mbEfiFile } from "../mb-efi.ts";
 import { readInput, realIo, writeOutput } from "./cli.ts";
+import { piecesOf } from "./file-bytes.ts";
 
 /** Milliseconds. */
 export type Work = readonly [read: number, work: number, write: number];
@@ -17,9 +18,9 @@ function once(input: string, output: string): Work {
   const times = [performance.now()];
   const bytes = readInput(input, realIo);
   times.push(performance.now());
-  const result = mbEfi(bytes, { keep: false, stripSignature: false });
+  const result = mbEfiFile(bytes, { keep: false, stripSignature: false });
   times.push(performance.now());
-  writeOutput(output, result, realIo);
+  writeOutput(output, piecesOf(result), realIo);
   times.push(performance.now());
   const [start = 0, read = 0, worked = 0, written = 0] = times;
   return [read - start, worked - read, written - worked];

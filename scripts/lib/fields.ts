@@ -84,6 +84,7 @@ const LITTLE_ENDIAN_HOST = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
 export function words32(bytes: Uint8Array): Int32Array {
   const count = bytes.length >>> 2;
   if (LITTLE_ENDIAN_HOST && bytes.byteOffset % 4 === 0) return new Int32Array(bytes.buffer, bytes.byteOffset, count);
+  if (LITTLE_ENDIAN_HOST) return new Int32Array(new Uint8Array(bytes).buffer, 0, count);
   const view = viewOf(bytes);
   return Int32Array.from({ length: count }, (_, i) => view.getInt32(4 * i, true));
 }

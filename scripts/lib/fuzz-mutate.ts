@@ -4,6 +4,7 @@
 
 import { readStructure, viewOf } from "./fields.ts";
 import type { Row, Structure } from "./fields.ts";
+import { wholeOf } from "./file-bytes.ts";
 import {
   findMultiboot1,
   findMultiboot2,
@@ -122,7 +123,7 @@ function relocationSpots(image: Image): Spot[] {
   const { virtualAddress = 0, size = 0 } = image.directories[DIRECTORY_BASE_RELOCATION] ?? {};
   const start = fileOffset(image, virtualAddress);
   if (start === undefined) return [];
-  const view = viewOf(image.background);
+  const view = viewOf(wholeOf(image.background));
   const found: Spot[] = [];
   for (let at = start; at < start + size;) {
     const blockSize = view.getUint32(at + 4, true);

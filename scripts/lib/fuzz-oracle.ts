@@ -16,6 +16,7 @@ import { verify } from "../verify.ts";
 import { authenticode, authenticodeDigests } from "./authenticode.ts";
 import { ImageError } from "./cli.ts";
 import { offsetOf, readStructure } from "./fields.ts";
+import { wholeOf } from "./file-bytes.ts";
 import { findMultiboot1, findMultiboot2, MB2_HEADER } from "./multiboot.ts";
 import { COFF_HEADER, DIRECTORY_DEBUG, OPTIONAL_HEADER, parseImage, serializeImage, SIGNATURE_SIZE } from "./pe.ts";
 import type { Image } from "./pe.ts";
@@ -267,7 +268,7 @@ function judgeChain(original: Image, keep: boolean, thorough: boolean): Chain {
   if (second !== undefined) sameFromBytes("emit-header", second, emitHeader, result);
   if (thorough) {
     judgeFinished(result, keep);
-    judgeLoaders(original.background, result);
+    judgeLoaders(wholeOf(original.background), result);
   }
   return { steps: 3, verified: judgeVerdict(original, result, keep), result };
 }

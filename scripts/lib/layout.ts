@@ -8,6 +8,7 @@
 
 import { ImageError } from "./cli.ts";
 import { readStructure, writeStructure } from "./fields.ts";
+import { PiecedFile } from "./file-bytes.ts";
 import {
   byAddress,
   CNT_CODE,
@@ -138,7 +139,7 @@ export function refuseUnmovable(image: Image, action: string): void {
   const end = describedEnd(image);
   const stray = image.background.subarray(end).findIndex((byte) => byte !== 0);
   if (stray >= 0) {
-    const what = `${hex(image.background[end + stray] ?? 0)} at offset ${hex(end + stray)}`;
+    const what = `${hex(image.background.subarray(end + stray, end + stray + 1)[0] ?? 0)} at offset ${hex(end + stray)}`;
     fail(`there is ${what}, behind everything the headers describe, needed zeros from ${hex(end)} on`);
   }
 }
@@ -192,17 +193,16 @@ export function repairStraySections(image: Image, action: string, say: Say): Ima
 export function withSections(image: Image, sections: readonly Section[], action: string): Image {
   const before = sectionTableEnd(image);
   const after = sectionTableEnd({ ...image, sections });
-  const background = image.background.slice();
-  const used = background
-    .subarray(before, Math.min(after, image.optional.sizeOfHeaders))
-    .findIndex((byte) => byte !== 0);
+  const { sizeOfHeaders } = image.optional;
+  const headers = new Uint8Array(image.background.subarray(0, sizeOfHeaders));
+  const used = headers.subarray(before, after).findIndex((byte) => byte !== 0);
   if (used >= 0) {
-    const what = `${hex(background[before + used] ?? 0)} at offset ${hex(before + used)}`;
+    const what = `${hex(headers[before + used] ?? 0)} at offset ${hex(before + used)}`;
     failing(action)(
       `there is ${what}, behind the section table, needed zeros up to ${hex(after)} for more section headers`,
     );
   }
-  if (after < before) background.fill(0, after, before);
+  if (after < before) headers.fill(0, after, before);
   const { sectionAlignment, sizeOfImage } = image.optional;
   const gone = image.sections.filter((s) => !sections.includes(s));
   const wasTop = gone.some((s) => roundUp(sectionEnd(s), sectionAlignment) >= roundUp(sizeOfImage, sectionAlignment));
@@ -211,7 +211,7 @@ export function withSections(image: Image, sections: readonly Section[], action:
     coff: { ...image.coff, numberOfSections: sections.length },
     optional: { ...image.optional, sizeOfImage: Math.max(wasTop ? 0 : sizeOfImage, ...sections.map(sectionEnd)) },
     sections,
-    background,
+    background: new PiecedFile([headers, image.background.subarray(sizeOfHeaders)]),
   };
 }
 

@@ -107,7 +107,7 @@ const ELF_MACHINE_AT = 18;
 /** GRUB tells an ELF's class by this byte of the file, and only then looks whether it is an ELF. */
 export function elfClassLooks(valid: boolean): (check: Check) => Check {
   return (check) => (evidence) => {
-    const elfClass = evidence.bytes[ELF_CLASS_AT];
+    const elfClass = evidence.bytes.subarray(ELF_CLASS_AT, ELF_CLASS_AT + 1)[0];
     return (elfClass === 1 || elfClass === 2) === valid ? check(evidence) : undefined;
   };
 }
@@ -117,7 +117,7 @@ export function machineLooks64(is64: boolean): (check: Check) => Check {
   return (check) =>
   (
     evidence,
-  ) => ((viewOf(evidence.bytes).getUint16(ELF_MACHINE_AT, true) === 62) === is64 ? check(evidence) : undefined);
+  ) => ((viewOf(evidence.bytes.subarray(0, 64)).getUint16(ELF_MACHINE_AT, true) === 62) === is64 ? check(evidence) : undefined);
 }
 
 /** Where a Linux kernel has "HdrS": then the file is one to QEMU. */

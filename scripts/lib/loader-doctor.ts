@@ -349,7 +349,7 @@ function readOnlyFixup(inHeader: boolean): Sign["sign"] {
     if (u === undefined) return undefined;
     const section = sectionAt(image, u.rva);
     const offset = section === undefined ? -1 : section.header.pointerToRawData + u.rva - section.header.virtualAddress;
-    const length = at < 0 ? 0 : readStructure(MB2_HEADER, bytes, at).headerLength;
+    const length = at < 0 ? 0 : readStructure(MB2_HEADER, bytes.subarray(at, at + MB2_HEADER.size), 0).headerLength;
     if ((at >= 0 && offset >= at && offset < at + length) !== inHeader) return undefined;
     return `a base relocation is for RVA ` +
       `${

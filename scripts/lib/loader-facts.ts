@@ -8,6 +8,7 @@ import type { Authenticode } from "./authenticode.ts";
 import { ImageError } from "./cli.ts";
 import { readStructure, structure, viewOf } from "./fields.ts";
 import type { Fields } from "./fields.ts";
+import type { FileBytes } from "./file-bytes.ts";
 import { findHeader } from "./loaders.ts";
 import {
   MB1_ADDRESS_HEADER,
@@ -34,7 +35,7 @@ import { loadSpan } from "./xen.ts";
 import type { LoadSpan } from "./xen.ts";
 
 export interface Evidence {
-  readonly bytes: Uint8Array;
+  readonly bytes: FileBytes;
   readonly image: Image;
   /** Without one, no Multiboot loader can put what firmware would at the same addresses. */
   readonly span: LoadSpan | undefined;
@@ -48,14 +49,14 @@ export interface Evidence {
  * @param image what parseImage makes of the bytes
  * @throws ImageError when it is not a PE32+ image for x86-64, or points outside the file
  */
-export function examine(bytes: Uint8Array, image: Image = parseImage(bytes)): Evidence {
+export function examine(bytes: FileBytes, image: Image = parseImage(bytes)): Evidence {
   return {
     bytes,
     image,
     span: spanOf(image),
     relocations: walkRelocations(image),
-    multiboot1: multiboot1Facts(bytes),
-    multiboot2: multiboot2Facts(bytes),
+    multiboot1: multiboot1Facts(bytes.subarray(0, MB1_SEARCH + MB1_ADDRESS_HEADER.size)),
+    multiboot2: multiboot2Facts(bytes.subarray(0, MB2_SEARCH)),
     hash: authenticode(bytes, image),
   };
 }
@@ -124,7 +125,7 @@ function multiboot2Facts(bytes: Uint8Array): Multiboot2Facts {
   if (at < 0) return { ...none, problem: undefined };
   let tags: Multiboot2Tag[];
   try {
-    tags = multiboot2Tags(bytes.subarray(0, MB2_SEARCH), at, (offset) => `offset ${hex(offset)}`);
+    tags = multiboot2Tags(bytes, at, (offset) => `offset ${hex(offset)}`);
   } catch (error) {
     if (!(error instanceof ImageError)) throw error;
     return { ...none, problem: error.message.replace(/^Cannot [^:]*: /, "") };

@@ -4,6 +4,7 @@
 import { Buffer } from "node:buffer";
 import { readStructure, viewOf, writeStructure } from "./fields.ts";
 import type { Fields, Row, Structure } from "./fields.ts";
+import { wholeOf } from "./file-bytes.ts";
 import {
   findMultiboot1,
   findMultiboot2,
@@ -87,7 +88,7 @@ export class Spoilt {
     return this;
   }
   mb1(fields: Partial<Fields<typeof MB1_ADDRESS_HEADER.rows>>): this {
-    const at = headerAt(findMultiboot1(this.image.background));
+    const at = headerAt(findMultiboot1(wholeOf(this.image.background)));
     this.set(MB1_ADDRESS_HEADER, at, fields);
     const { magic, flags } = readStructure(MB1_ADDRESS_HEADER, this.bytes, at);
     return fields.checksum === undefined
@@ -95,7 +96,7 @@ export class Spoilt {
       : this;
   }
   get mb2At(): number {
-    return headerAt(findMultiboot2(this.image.background));
+    return headerAt(findMultiboot2(wholeOf(this.image.background)));
   }
   tagAt(type: number): number {
     let at = this.mb2At + MB2_HEADER.size;
@@ -118,7 +119,7 @@ export class Spoilt {
   }
   /** The header at another offset, for the same addresses. */
   moveMb1(to: number): this {
-    const at = headerAt(findMultiboot1(this.image.background));
+    const at = headerAt(findMultiboot1(wholeOf(this.image.background)));
     const header = readStructure(MB1_ADDRESS_HEADER, this.bytes, at);
     this.bytes.fill(0, at, at + MB1_ADDRESS_HEADER.size);
     return this.set(MB1_ADDRESS_HEADER, to, { ...header, headerAddr: header.loadAddr + to });

@@ -9,6 +9,7 @@
 import { Buffer } from "node:buffer";
 import { ImageError } from "./cli.ts";
 import { readStructure, viewOf } from "./fields.ts";
+import type { FileBytes } from "./file-bytes.ts";
 import {
   MB1_ADDRESS_HEADER,
   MB1_ALIGN,
@@ -305,12 +306,13 @@ export interface Multiboot1Load extends MultibootLoad {
 const MB1_STRUCT = 48;
 
 /** As GRUB's `multiboot` (grub-core/loader/i386/multiboot_mbi.c), QEMU, syslinux, iPXE and kexec load it. */
-export function loadMultiboot1(file: Uint8Array): Multiboot1Load {
+export function loadMultiboot1(file: FileBytes): Multiboot1Load {
   const name = "the Multiboot1 header";
-  const at = onlyHeader(file, MB1_SEARCH, MB1_ALIGN, MB1_MAGIC, [4, 8], name);
+  const searched = file.subarray(0, MB1_SEARCH);
+  const at = onlyHeader(searched, MB1_SEARCH, MB1_ALIGN, MB1_MAGIC, [4, 8], name);
   if (at >= MB1_SEARCH - MB1_STRUCT || at + MB1_STRUCT > file.length)
     fail(`${name} is at offset ${hex(at)}, needed below ${hex(Math.min(MB1_SEARCH, file.length) - MB1_STRUCT)}`);
-  const header = readStructure(MB1_ADDRESS_HEADER, file, at);
+  const header = readStructure(MB1_ADDRESS_HEADER, searched, at);
   if ((header.flags & MB1_AOUT_KLUDGE) === 0)
     fail(
       `${name} at offset ${hex(at)} has flags ${hex(header.flags)}, needed bit 16 set: it has no load addresses, run emit-header`,
@@ -332,10 +334,11 @@ export interface Multiboot2Load extends MultibootLoad {
 }
 
 /** As GRUB's `multiboot2` (grub-core/loader/multiboot_mbi2.c) and Limine load it. */
-export function loadMultiboot2(file: Uint8Array): Multiboot2Load {
+export function loadMultiboot2(file: FileBytes): Multiboot2Load {
   const name = "the Multiboot2 header";
-  const at = onlyHeader(file, MB2_SEARCH, MB2_ALIGN, MB2_MAGIC, [4, 8, 12], name);
-  const tags = multiboot2Tags(file.subarray(0, MB2_SEARCH), at);
+  const searched = file.subarray(0, MB2_SEARCH);
+  const at = onlyHeader(searched, MB2_SEARCH, MB2_ALIGN, MB2_MAGIC, [4, 8, 12], name);
+  const tags = multiboot2Tags(searched, at);
   const one = (type: number, size: number): Multiboot2Tag => {
     const found = tags.filter((t) => t.type === type);
     // Of several RELOCATABLE tags GRUB keeps the last.
@@ -429,7 +432,7 @@ function onlyHeader(
 
 /** GRUB checks none of this and loads garbage; QEMU, syslinux, iPXE, Limine and kexec each refuse some of it. */
 function loadByAddresses(
-  file: Uint8Array,
+  file: FileBytes,
   headerAt: number,
   addresses: Addresses,
   name: string,

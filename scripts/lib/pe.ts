@@ -8,6 +8,9 @@
 import { Buffer } from "node:buffer";
 import { ImageError } from "./cli.ts";
 import { offsetOf, readStructure, viewOf, words32, writeStructure } from "./fields.ts";
+import type { Fields, Row, Structure } from "./fields.ts";
+import { PiecedFile, piecesOf, wholeOf } from "./file-bytes.ts";
+import type { FileBytes } from "./file-bytes.ts";
 import {
   ADDRESS_SPACE,
   COFF_HEADER,
@@ -18,6 +21,7 @@ import {
   LFANEW_AT,
   MACHINE_AMD64,
   MAX_DIRECTORIES,
+  MEM_DISCARDABLE,
   OPTIONAL_HEADER,
   PE32PLUS_MAGIC,
   PE_SIGNATURE,
@@ -52,7 +56,7 @@ export interface Image {
   /** Bytes of the whole file. */
   readonly fileSize: number;
   /** What the file holds where nothing above says otherwise (stub, gaps, padding); past its end there are zeros. */
-  readonly background: Uint8Array;
+  readonly background: FileBytes;
 }
 
 // ---- numbers
@@ -266,15 +270,14 @@ function upToNul(text: string): string {
  * Reads a PE32+ image for x86-64. The Image shares memory with `input`, which must not be changed afterwards.
  * @throws ImageError when it is not one, or when anything it points to is not inside the file
  */
-export function parseImage(input: Uint8Array): Image {
-  // A Buffer's slice() shares its memory, a plain Uint8Array's copies: transforms copy what they change by it.
-  const bytes = new Uint8Array(input.buffer, input.byteOffset, input.byteLength);
+export function parseImage(input: FileBytes): Image {
+  const bytes = input instanceof Uint8Array ? plain(input) : input;
   const lfanew = findPeHeader(bytes);
-  const coff = readStructure(COFF_HEADER, bytes, lfanew + SIGNATURE_SIZE);
+  const coff = readAt(COFF_HEADER, bytes, lfanew + SIGNATURE_SIZE);
   if (coff.machine !== MACHINE_AMD64) refuse("its machine", hex(coff.machine), `${hex(MACHINE_AMD64)} (x86-64)`);
   const optionalAt = lfanew + SIGNATURE_SIZE + COFF_HEADER.size;
   requireInside(bytes, optionalAt, OPTIONAL_HEADER.size, "the optional header");
-  const optional = readStructure(OPTIONAL_HEADER, bytes, optionalAt);
+  const optional = readAt(OPTIONAL_HEADER, bytes, optionalAt);
   if (optional.magic !== PE32PLUS_MAGIC)
     refuse("the optional header's magic", hex(optional.magic), `${hex(PE32PLUS_MAGIC)} (PE32+)`);
   const directories = readDirectories(bytes, optionalAt, coff, optional);
@@ -283,22 +286,32 @@ export function parseImage(input: Uint8Array): Image {
   return { lfanew, coff, optional, directories, sections, symbols, strings, fileSize: bytes.length, background: bytes };
 }
 
-function findPeHeader(bytes: Uint8Array): number {
-  const view = viewOf(bytes);
-  if (bytes.length < 2 || view.getUint16(0, true) !== DOS_MAGIC)
+/** A Buffer's slice() shares its memory, a plain Uint8Array's copies: transforms copy what they change by it. */
+function plain({ buffer, byteOffset, byteLength }: Uint8Array): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength);
+}
+
+/** {@link readStructure} of a file. */
+function readAt<Rows extends readonly Row[]>(of: Structure<Rows>, file: FileBytes, offset: number): Fields<Rows> {
+  return readStructure(of, file.subarray(offset, offset + of.size), 0);
+}
+
+function findPeHeader(bytes: FileBytes): number {
+  const dosHeader = viewOf(bytes.subarray(0, DOS_HEADER_SIZE));
+  if (bytes.length < 2 || dosHeader.getUint16(0, true) !== DOS_MAGIC)
     refuse("offset 0", firstBytes(bytes, 0), `"MZ": not a PE image`);
   requireInside(bytes, 0, DOS_HEADER_SIZE, "the MS-DOS header");
-  const lfanew = view.getUint32(LFANEW_AT, true);
+  const lfanew = dosHeader.getUint32(LFANEW_AT, true);
   if (lfanew < DOS_HEADER_SIZE) refuse(`e_lfanew`, hex(lfanew), `at least ${hex(DOS_HEADER_SIZE)}`);
   requireInside(bytes, lfanew, SIGNATURE_SIZE + COFF_HEADER.size, "the PE header");
-  if (view.getUint32(lfanew, true) !== PE_SIGNATURE)
+  if (viewOf(bytes.subarray(lfanew, lfanew + SIGNATURE_SIZE)).getUint32(0, true) !== PE_SIGNATURE)
     refuse(`offset ${hex(lfanew)}`, firstBytes(bytes, lfanew), `"PE\\0\\0"`);
   return lfanew;
 }
 
 /** EDK2 (BasePeCoff.c:PeCoffLoaderGetPeHeader) and shim want exactly this many bytes of optional header. */
 function readDirectories(
-  bytes: Uint8Array,
+  bytes: FileBytes,
   optionalAt: number,
   coff: CoffHeader,
   optional: OptionalHeader,
@@ -311,11 +324,11 @@ function readDirectories(
   }
   requireInside(bytes, optionalAt, size, "the data directories");
   return Array.from({ length: count }, (_, i) =>
-    readStructure(DATA_DIRECTORY, bytes, optionalAt + OPTIONAL_HEADER.size + i * DATA_DIRECTORY.size),
+    readAt(DATA_DIRECTORY, bytes, optionalAt + OPTIONAL_HEADER.size + i * DATA_DIRECTORY.size),
   );
 }
 
-function readSymbolTable(bytes: Uint8Array, coff: CoffHeader): { symbols: Uint8Array; strings: Uint8Array } {
+function readSymbolTable(bytes: FileBytes, coff: CoffHeader): { symbols: Uint8Array; strings: Uint8Array } {
   const start = coff.pointerToSymbolTable;
   const none = bytes.subarray(0, 0);
   if (start === 0) {
@@ -327,7 +340,7 @@ function readSymbolTable(bytes: Uint8Array, coff: CoffHeader): { symbols: Uint8A
   requireInside(bytes, start, size, "the COFF symbol table");
   const stringsAt = start + size;
   // Without strings, some tools leave the table out or give it a size of 0: then it is what is there of its length.
-  const stringsSize = stringsAt + 4 > bytes.length ? 0 : Math.max(4, viewOf(bytes).getUint32(stringsAt, true));
+  const stringsSize = stringsAt + 4 > bytes.length ? 0 : Math.max(4, viewOf(bytes.subarray(stringsAt, stringsAt + 4)).getUint32(0, true));
   requireInside(bytes, stringsAt, stringsSize, "the COFF string table");
   const symbols = bytes.subarray(start, stringsAt);
   requireNames(symbols, stringsAt, stringsSize);
@@ -350,7 +363,7 @@ function requireNames(symbols: Uint8Array, stringsAt: number, stringsSize: numbe
 }
 
 function readSections(
-  bytes: Uint8Array,
+  bytes: FileBytes,
   tableAt: number,
   coff: CoffHeader,
   optional: OptionalHeader,
@@ -366,8 +379,9 @@ function readSections(
       `at least ${hex(tableAt + tableSize)}, the end of the section table`,
     );
   }
+  const table = bytes.subarray(tableAt, tableAt + tableSize);
   return Array.from({ length: coff.numberOfSections }, (_, i) => {
-    const header = readStructure(SECTION_HEADER, bytes, tableAt + i * SECTION_HEADER.size);
+    const header = readStructure(SECTION_HEADER, table, i * SECTION_HEADER.size);
     const name = sectionName(header.name, strings);
     if (coff.pointerToSymbolTable !== 0 && /^\/[0-9]/.test(name))
       refuse(`section ${i + 1}'s name`, name, "an offset inside the string table");
@@ -392,7 +406,7 @@ export function printable(name: string): string {
   return name.replace(/[^ -~]/g, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`);
 }
 
-function requireInside(bytes: Uint8Array, start: number, size: number, what: string): void {
+function requireInside(bytes: FileBytes, start: number, size: number, what: string): void {
   if (start + size > bytes.length) {
     throw new ImageError(
       `Cannot read the image: ${what} is at ${range(start, start + size)}, the file ends at ${hex(bytes.length)}`,
@@ -404,7 +418,7 @@ function refuse(where: string, found: string, needed: string): never {
   throw new ImageError(`Cannot read the image: ${where} is ${found}, needed ${needed}`);
 }
 
-function firstBytes(bytes: Uint8Array, at: number): string {
+function firstBytes(bytes: FileBytes, at: number): string {
   const four = bytes.subarray(at, at + 4);
   return four.length === 0 ? "empty" : `${Buffer.from(four).toString("hex")} (hex)`;
 }
@@ -529,39 +543,78 @@ export function sectionTableEnd(image: Image): number {
 }
 
 function sectionTableAt(image: Image): number {
-  return (
-    image.lfanew +
-    SIGNATURE_SIZE +
-    COFF_HEADER.size +
-    OPTIONAL_HEADER.size +
-    image.directories.length * DATA_DIRECTORY.size
-  );
+  return optionalHeaderAt(image) + OPTIONAL_HEADER.size + image.directories.length * DATA_DIRECTORY.size;
+}
+
+function optionalHeaderAt({ lfanew }: Image): number {
+  return lfanew + SIGNATURE_SIZE + COFF_HEADER.size;
 }
 
 /** The file that an Image describes, with its CheckSum computed anew. Computes no offset and no size: the Image has them. */
 export function serializeImage(image: Image): Uint8Array {
-  const bytes = new Uint8Array(image.fileSize);
-  bytes.set(image.background.subarray(0, image.fileSize));
+  return wholeOf(imageFile(image));
+}
+
+/** {@link serializeImage} without copying what is large and stays as it is: the file's pieces share it with the Image. */
+export function imageFile(image: Image): FileBytes {
+  const apart = sectionsApart(image);
+  const starts = [0, ...apart.map((s) => s.header.pointerToRawData + s.data.length)];
+  const ends = [...apart.map((s) => s.header.pointerToRawData), image.fileSize];
+  const between = starts.map((start, i) => {
+    const bytes = new Uint8Array((ends[i] ?? start) - start);
+    bytes.set(image.background.subarray(start, start + bytes.length));
+    return { start, bytes };
+  });
+  const put = (bytes: Uint8Array, at: number): void => {
+    const place = between.findLast(({ start }) => start <= at);
+    if (bytes.length !== 0) place?.bytes.set(bytes, at - place.start);
+  };
+  const headers = between[0]?.bytes ?? new Uint8Array();
+  writeHeaders(image, headers);
+  for (const section of image.sections) if (!apart.includes(section)) put(section.data, section.header.pointerToRawData);
+  const symbolsAt = image.coff.pointerToSymbolTable;
+  if (symbolsAt !== 0) {
+    put(image.symbols, symbolsAt);
+    put(image.strings, symbolsAt + image.symbols.length);
+  }
+  const file = new PiecedFile(between.flatMap(({ bytes }, i) => [bytes, ...apart.slice(i, i + 1).map((s) => s.data)]));
+  const checkSumAt = optionalHeaderAt(image) + offsetOf(OPTIONAL_HEADER, "checkSum");
+  viewOf(headers).setUint32(checkSumAt, imageCheckSum(file, checkSumAt), true);
+  return file;
+}
+
+/** Sections of so many bytes are worth a piece of their own. */
+const LARGE = 1 << 16;
+
+/**
+ * The large sections that loaders may leave out, in the order of the file: those that share no byte with anything else.
+ * What loaders read stays in one piece, because they read across its sections.
+ */
+function sectionsApart(image: Image): Section[] {
+  const place = ({ header, data }: Section): Range =>
+    ({ what: "", start: header.pointerToRawData, end: header.pointerToRawData + data.length });
+  const headers = { what: "", start: 0, end: Math.max(image.optional.sizeOfHeaders, sectionTableEnd(image)) };
+  const { pointerToSymbolTable: start } = image.coff;
+  const symbols = { what: "", start, end: start + image.symbols.length + image.strings.length };
+  const all = [headers, symbols, ...image.sections.map(place)].filter((r) => r.end > r.start);
+  if (firstOverlap(all) !== undefined) return [];
+  return image.sections
+    .filter((s) => s.data.length >= LARGE && hasFlags(s, MEM_DISCARDABLE))
+    .sort((a, b) => a.header.pointerToRawData - b.header.pointerToRawData);
+}
+
+/** @param bytes the file from its start, at least as far as the section table goes */
+function writeHeaders(image: Image, bytes: Uint8Array): void {
   viewOf(bytes).setUint32(LFANEW_AT, image.lfanew, true);
-  const coffAt = image.lfanew + SIGNATURE_SIZE;
-  const optionalAt = coffAt + COFF_HEADER.size;
-  writeStructure(COFF_HEADER, image.coff, bytes, coffAt);
+  const optionalAt = optionalHeaderAt(image);
+  writeStructure(COFF_HEADER, image.coff, bytes, image.lfanew + SIGNATURE_SIZE);
   writeStructure(OPTIONAL_HEADER, image.optional, bytes, optionalAt);
   image.directories.forEach((directory, i) => {
     writeStructure(DATA_DIRECTORY, directory, bytes, optionalAt + OPTIONAL_HEADER.size + i * DATA_DIRECTORY.size);
   });
   image.sections.forEach((section, i) => {
     writeStructure(SECTION_HEADER, section.header, bytes, sectionTableAt(image) + i * SECTION_HEADER.size);
-    if (section.data.length !== 0) bytes.set(section.data, section.header.pointerToRawData);
   });
-  const symbolsAt = image.coff.pointerToSymbolTable;
-  if (symbolsAt !== 0) {
-    bytes.set(image.symbols, symbolsAt);
-    bytes.set(image.strings, symbolsAt + image.symbols.length);
-  }
-  const checkSumAt = optionalAt + offsetOf(OPTIONAL_HEADER, "checkSum");
-  viewOf(bytes).setUint32(checkSumAt, imageCheckSum(bytes, checkSumAt), true);
-  return bytes;
 }
 
 /**
@@ -569,16 +622,32 @@ export function serializeImage(image: Image): Uint8Array {
  * length of the file (what ImageHlp's CheckSumMappedFile and GNU ld compute).
  * @param checkSumAt file offset of the CheckSum field
  */
-export function imageCheckSum(bytes: Uint8Array, checkSumAt: number): number {
+export function imageCheckSum(file: FileBytes, checkSumAt: number): number {
+  let sum = 0;
+  let at = 0;
+  for (const piece of piecesOf(file)) {
+    // At an odd offset, what is the low byte of a word in the piece is the high one in the file.
+    sum = fold(sum + wordSum(piece) * byteWeight(at));
+    at += piece.length;
+  }
+  // The field's own bytes are taken back out: in one's complement, subtracting is adding the complement.
+  file.subarray(checkSumAt, checkSumAt + 4).forEach((byte, i) => (sum += 0xffff - byte * byteWeight(checkSumAt + i)));
+  return fold(sum) + file.length;
+}
+
+function byteWeight(offset: number): number {
+  return offset % 2 === 0 ? 1 : 0x100;
+}
+
+/** The one's complement sum of the 16-bit words of bytes; a last byte without a second is a word. */
+function wordSum(bytes: Uint8Array): number {
   const words = words32(bytes);
   let sum = 0;
   for (let at = 0; at < words.length; at += SUM_BLOCK) {
     sum = fold(sum + sumOfHalves(words, at, Math.min(words.length, at + SUM_BLOCK)));
   }
-  for (let at = 4 * words.length; at < bytes.length; at++) sum += (bytes[at] ?? 0) * (at % 2 === 0 ? 1 : 0x100);
-  // The field's own bytes are taken back out: in one's complement, subtracting is adding the complement.
-  for (let i = checkSumAt; i < checkSumAt + 4; i++) sum += 0xffff - (bytes[i] ?? 0) * (i % 2 === 0 ? 1 : 0x100);
-  return fold(sum) + bytes.length;
+  for (let at = 4 * words.length; at < bytes.length; at++) sum += (bytes[at] ?? 0) * byteWeight(at);
+  return fold(sum);
 }
 
 /** Sums of so many 16-bit halves stay below 2^31: V8 has larger numbers, as it has unsigned words, in memory of their own. */

@@ -3,7 +3,9 @@
 
 import { FileError, ImageError, readInput, refuseSameFile, displayName, writeOutput } from "./cli.ts";
 import type { Command, Io, Options, Values } from "./cli.ts";
-import { DIRECTORY_CERTIFICATE, hex, parseImage, range, serializeImage } from "./pe.ts";
+import { piecesOf, wholeOf } from "./file-bytes.ts";
+import type { FileBytes } from "./file-bytes.ts";
+import { DIRECTORY_CERTIFICATE, hex, imageFile, parseImage, range, serializeImage } from "./pe.ts";
 import type { Image } from "./pe.ts";
 
 /** Where a transform says what its user should know although it went well: one line, without the file's name. */
@@ -13,13 +15,13 @@ export type Say = (line: string) => void;
 export const silent: Say = () => {};
 
 /**
- * A command `IN OUT [options]` around a pure function from bytes to bytes.
+ * A command `IN OUT [options]` around a pure function from file to file.
  * @param change takes IN's bytes, which it must not change, and returns OUT's; the ImageErrors it throws are about IN
  */
 export function transformCommand(
   usage: string,
   options: Options,
-  change: (bytes: Uint8Array, values: Values, say: Say) => Uint8Array,
+  change: (bytes: Uint8Array, values: Values, say: Say) => FileBytes,
 ): Command {
   return {
     usage,
@@ -28,15 +30,20 @@ export function transformCommand(
     run([input = "", output = ""], values, io) {
       refuseSameFile(input, output);
       const result = aboutFile(input, () => change(readInput(input, io), values, sayOn(io, input)));
-      writeOutput(output, result, io);
+      writeOutput(output, piecesOf(result), io);
       return 0;
     },
   };
 }
 
+/** The transform of an Image as one of a file. */
+export function onFile(transform: (image: Image) => Image): (file: FileBytes) => FileBytes {
+  return (file) => imageFile(transform(parseImage(file)));
+}
+
 /** The transform of an Image as one of bytes. */
 export function onBytes(transform: (image: Image) => Image): (bytes: Uint8Array) => Uint8Array {
-  return (bytes) => serializeImage(transform(parseImage(bytes)));
+  return (bytes) => wholeOf(onFile(transform)(bytes));
 }
 
 /** Runs `work`, naming the file in the ImageErrors that do not name one yet. */

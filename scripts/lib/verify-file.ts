@@ -5,6 +5,8 @@
 
 import { ImageError } from "./cli.ts";
 import { offsetOf, words32 } from "./fields.ts";
+import { piecesOf } from "./file-bytes.ts";
+import type { FileBytes } from "./file-bytes.ts";
 import type { Findings } from "./findings.ts";
 import { differences, isZero } from "./loaders.ts";
 import {
@@ -240,15 +242,27 @@ export function tableEnd(image: Image): number {
 }
 
 /** The sum of 16-bit words, carries added back, the field itself as zero, plus the file's length (PE specification, "CheckSum"). */
-export function checkSum(file: Uint8Array, at: number): number {
-  const words = words32(file);
+export function checkSum(file: FileBytes, at: number): number {
+  let sum = 0;
+  let start = 0;
+  for (const piece of piecesOf(file)) {
+    // Multiplied by 2^8 modulo 2^16 - 1, a sum is the one of the same bytes moved by one.
+    sum += (sumOfPiece(piece) << (8 * (start & 1))) % 0xffff;
+    start += piece.length;
+  }
+  file.subarray(at, at + 4).forEach((byte, i) => (sum -= byte << (8 * ((at + i) & 1))));
+  // A sum of words that are not all zero never ends as 0 but as 0xffff, which is the same modulo 0xffff.
+  return (((((sum % 0xffff) + 0xffff) % 0xffff) + 0xfffe) % 0xffff) + 1 + file.length;
+}
+
+/** Modulo 2^16 - 1. */
+function sumOfPiece(bytes: Uint8Array): number {
+  const words = words32(bytes);
   let sum = 0;
   for (let word = 0; word < words.length; word += WORDS_AT_ONCE)
     sum = (sum + sumOf(words, word, Math.min(words.length, word + WORDS_AT_ONCE))) % 0xffff;
-  for (let i = 4 * words.length; i < file.length; i++) sum += (file[i] ?? 0) << (8 * (i & 1));
-  for (let i = at; i < at + 4; i++) sum -= (file[i] ?? 0) << (8 * (i & 1));
-  // A sum of words that are not all zero never ends as 0 but as 0xffff, which is the same modulo 0xffff.
-  return (((sum % 0xffff) + 0xfffe) % 0xffff) + 1 + file.length;
+  for (let i = 4 * words.length; i < bytes.length; i++) sum += (bytes[i] ?? 0) << (8 * (i & 1));
+  return sum % 0xffff;
 }
 
 /** Their halves add up to less than 2^31: sums that large are slow in JavaScript, as are unsigned 32-bit words. */
@@ -409,7 +423,7 @@ function checkNothingLost(original: Image, findings: Findings): void {
   zeros(findings, original.background, end, fileEnd, "the original, behind everything its headers describe,");
 }
 
-function zeros(findings: Findings, file: Uint8Array, start: number, end: number, what: string): void {
+function zeros(findings: Findings, file: FileBytes, start: number, end: number, what: string): void {
   const bytes = file.subarray(start, end);
   if (end <= start || isZero(bytes)) return;
   const at = bytes.findIndex((byte) => byte !== 0);

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// A file in memory, in one piece or in several. Debug information is most of a large Xen image and no step changes it:
+// what a step makes has it where it was read, and it is not copied until it is written. No format knowledge here.
+
+/** The bytes of a file. Any Uint8Array is that, too. */
+export interface FileBytes {
+  readonly length: number;
+  /** The bytes of [start, end), as far as the file goes: a view where one piece holds them all, otherwise a copy. */
+  subarray(start: number, end?: number): Uint8Array;
+}
+
+/** A file that is what its pieces are, one behind the other. */
+export class PiecedFile implements FileBytes {
+  readonly length: number;
+  readonly pieces: readonly Uint8Array[];
+  /** File offsets of the pieces. */
+  readonly #starts: readonly number[];
+
+  constructor(pieces: readonly Uint8Array[]) {
+    let length = 0;
+    this.#starts = pieces.map((piece) => (length += piece.length) - piece.length);
+    this.pieces = pieces;
+    this.length = length;
+  }
+
+  subarray(start: number, end = this.length): Uint8Array {
+    const parts = this.pieces.flatMap((piece, i) => {
+      const at = this.#starts[i] ?? 0;
+      return start < at + piece.length && end > at ? [piece.subarray(Math.max(0, start - at), end - at)] : [];
+    });
+    const [only] = parts;
+    return only !== undefined && parts.length === 1 ? only : joined(parts);
+  }
+}
+
+/** The pieces of a file in their order. */
+export function piecesOf(file: FileBytes): readonly Uint8Array[] {
+  return file instanceof PiecedFile ? file.pieces : [file.subarray(0)];
+}
+
+/** The whole file in one piece. */
+export function wholeOf(file: FileBytes): Uint8Array {
+  return file.subarray(0);
+}
+
+function joined(parts: readonly Uint8Array[]): Uint8Array {
+  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    bytes.set(part, at);
+    at += part.length;
+  }
+  return bytes;
+}
