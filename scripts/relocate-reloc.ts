@@ -258,9 +258,13 @@ function refuseLeftBehind(image: Image, span: LoadSpan, reloc: Section, size: nu
  */
 function pointerReader(image: Image): (rva: number) => number {
   const low = Number(image.optional.imageBase & 0xffffffffn);
-  const high = Number(image.optional.imageBase >> 32n);
-  const read = (view: DataView, at: number): number =>
-    (view.getUint32(at + 4, true) - high) * 2 ** 32 + view.getUint32(at, true) - low;
+  const high = Number(BigInt.asIntN(32, image.optional.imageBase >> 32n));
+  const read = (view: DataView, at: number): number => {
+    const rva = view.getUint32(at, true) - low;
+    // Addresses are modulo 2^64. Nearly all differ in the lower half alone, and small numbers are fast.
+    const above = (view.getInt32(at + 4, true) - high) | 0;
+    return above === 0 ? rva : above * 2 ** 32 + rva;
+  };
   let section: Section | undefined;
   let view = viewOf(new Uint8Array(0));
   return (rva) => {

@@ -402,9 +402,10 @@ export function findHeader(
   valid = true,
 ): number {
   const view = viewOf(bytes);
+  const signed = magic | 0;
   const last = Math.min(bytes.length, limit) - 4 - 4 * words.length;
   for (let at = 0; at <= last; at += step) {
-    if (view.getUint32(at, true) !== magic) continue;
+    if (view.getInt32(at, true) !== signed) continue;
     const sum = words.reduce((total, word) => total + view.getUint32(at + word, true), magic);
     if (!valid || sum % ADDRESS_SPACE === 0) return at;
   }

@@ -642,27 +642,32 @@ function byteWeight(offset: number): number {
 /** The one's complement sum of the 16-bit words of bytes; a last byte without a second is a word. */
 function wordSum(bytes: Uint8Array): number {
   const words = words32(bytes);
+  const whole = words.length - (words.length % 4);
   let sum = 0;
-  for (let at = 0; at < words.length; at += SUM_BLOCK) {
-    sum = fold(sum + sumOfHalves(words, at, Math.min(words.length, at + SUM_BLOCK)));
-  }
-  for (let at = 4 * words.length; at < bytes.length; at++) sum += (bytes[at] ?? 0) * byteWeight(at);
+  for (let at = 0; at < whole; at += SUM_BLOCK) sum = fold(sum + sumOfHalves(words, at, Math.min(whole, at + SUM_BLOCK)));
+  for (let at = 4 * whole; at < bytes.length; at++) sum += (bytes[at] ?? 0) * byteWeight(at);
   return fold(sum);
 }
 
 /** Sums of so many 16-bit halves stay below 2^31: V8 has larger numbers, as it has unsigned words, in memory of their own. */
 const SUM_BLOCK = 1 << 12;
 
-/** A function of its own, because V8 compiles one that is called often sooner than a loop that takes long. */
+/**
+ * Both halves of each word, four words at a time: V8 looks up where an array is whenever it takes one. A function of its
+ * own, because V8 compiles one that is called often sooner than a loop that takes long.
+ * @param end a multiple of 4 behind `start`
+ */
 function sumOfHalves(words: Int32Array, start: number, end: number): number {
-  let low = 0;
-  let high = 0;
-  for (let i = start; i < end; i++) {
-    const word = words[i] ?? 0;
-    low += word & 0xffff;
-    high += word >>> 16;
+  let sum = 0;
+  for (let i = start; i < end; i += 4) {
+    const a = words[i] ?? 0;
+    const b = words[i + 1] ?? 0;
+    const c = words[i + 2] ?? 0;
+    const d = words[i + 3] ?? 0;
+    sum = (sum + (a & 0xffff) + (b & 0xffff) + (c & 0xffff) + (d & 0xffff)) | 0;
+    sum = (sum + (a >>> 16) + (b >>> 16) + (c >>> 16) + (d >>> 16)) | 0;
   }
-  return low + high;
+  return sum;
 }
 
 function fold(sum: number): number {

@@ -11,8 +11,8 @@ import { hex, range } from "./pe.ts";
 export interface RelocatedSegment extends Extent {
   /** Bytes that are there; zeros follow up to `end`. */
   readonly size: number;
-  /** Whether any fix-up changes bytes of [from, to). */
-  isRelocated(from: number, to: number): boolean;
+  /** Whether any of the bytes of [from, to) are others than the file's. */
+  isChanged(from: number, to: number): boolean;
   /**
    * Its bytes of [from, to), as far as they are there. Good until the next call: they may be in a buffer that all
    * segments of the memory share, or the file's own.
@@ -62,14 +62,14 @@ export class Relocator {
       const group = delta === 0n ? undefined : this.#groups?.get(segment);
       if (group === undefined) {
         const read = (from: number, to: number): Uint8Array => bytes.subarray(from, to);
-        return { name, start, end, size: bytes.length, isRelocated: () => false, read };
+        return { name, start, end, size: bytes.length, isChanged: () => false, read };
       }
       return {
         name,
         start,
         end,
         size: group.size,
-        isRelocated: (from, to) => {
+        isChanged: (from, to) => {
           const { first, behind } = this.#reaching(group, start + from, start + to);
           return first !== behind;
         },
@@ -104,7 +104,11 @@ export class Relocator {
         fail(`base relocations are for more zero-filled memory than its file is long, the last for RVA ${hex(target)}`);
       group.size = segment.end - segment.start;
     }
-    for (const { entries } of groups.values()) entries.sort((a, b) => (targets[a] ?? 0) - (targets[b] ?? 0));
+    const target = (entry: number | undefined): number => targets[entry ?? 0] ?? 0;
+    for (const { entries } of groups.values()) {
+      const inOrder = entries.every((entry, i) => i === 0 || target(entry) >= target(entries[i - 1]));
+      if (!inOrder) entries.sort((a, b) => target(a) - target(b));
+    }
     return groups;
   }
 

@@ -283,7 +283,8 @@ export function checkPointers(
   end: number,
   findings: Findings,
 ): void {
-  const [low, high] = [Number(imageBase & 0xffffffffn), Number(imageBase >> 32n)];
+  const low = Number(imageBase & 0xffffffffn);
+  const high = Number(BigInt.asIntN(32, imageBase >> 32n));
   let segment: Segment | undefined;
   let view = viewOf(new Uint8Array(0));
   for (let i = 0; i < fixups.count; i++) {
@@ -295,8 +296,9 @@ export function checkPointers(
     }
     const at = target - (segment?.start ?? 0);
     if (segment === undefined || at + 8 > view.byteLength) continue;
-    // Exact for RVAs; only what is far from any may be rounded.
-    const value = (view.getUint32(at + 4, true) - high) * 2 ** 32 + view.getUint32(at, true) - low;
+    // Exact for RVAs; only what is far from any may be rounded. Modulo 2^64, as addresses are.
+    const above = (view.getInt32(at + 4, true) - high) | 0;
+    const value = view.getUint32(at, true) - low + (above === 0 ? 0 : above * 2 ** 32);
     if (value > start && value <= end)
       findings.add(
         `the pointer at RVA ${hex(target)}`,
@@ -393,7 +395,7 @@ export function changedMemory(
     return { ...patched, start, end, size: Math.min(segment.size, end - start) };
   });
   // What is left was empty, and is not any more.
-  const empty = { size: 0, isRelocated: () => false, read: () => buffer.subarray(0, 0) };
+  const empty = { size: 0, isChanged: () => false, read: () => buffer.subarray(0, 0) };
   return memoryOf([...changed, ...[...grown.values()].map((shape) => ({ ...shape, ...empty }))]);
 }
 
@@ -420,28 +422,35 @@ function patchesBySegment(
  * @throws ImageError when a patch overlaps another one or the end of the bytes
  */
 function withPatches(segment: RelocatedSegment, patches: readonly Patch[], buffer: Uint8Array): RelocatedSegment {
-  const places = patches.map(({ start, bytes }) => ({ start: start - segment.start, end: start - segment.start + bytes.length }));
+  const places = patches.map(({ start, bytes }) => ({
+    start: start - segment.start,
+    end: start - segment.start + bytes.length,
+  }));
   places.forEach(({ start, end }, i) => {
     if (start >= (places[i - 1]?.end ?? 0) && end <= segment.size) return;
     const { cause, start: rva } = patches[i] ?? { cause: "a change", start };
     throw new ImageError(`${cause} at RVA ${hex(rva)} overlaps another change, or the end of its section`);
   });
+  const inside = (from: number, to: number): readonly Patch[] => {
+    const first = lowerBound(places.length, (i) => (places[i]?.end ?? 0) <= from);
+    return patches.slice(first, lowerBound(places.length, (i) => (places[i]?.start ?? 0) < to));
+  };
   const read = (from: number, to: number): Uint8Array => {
     const bytes = segment.read(from, to);
-    const first = lowerBound(places.length, (i) => (places[i]?.end ?? 0) <= from);
-    const behind = lowerBound(places.length, (i) => (places[i]?.start ?? 0) < to);
-    if (first >= behind) return bytes;
+    const here = inside(from, to);
+    if (here.length === 0) return bytes;
     const copy = buffer.subarray(0, to - from);
     copy.set(bytes);
     copy.fill(0, bytes.length);
-    patches.slice(first, behind).forEach((patch) => {
+    here.forEach((patch) => {
       const at = patch.start - segment.start - from;
       const skip = Math.max(0, -at);
       copy.set(patch.bytes.subarray(skip, to - from - at), at + skip);
     });
     return copy;
   };
-  return { ...segment, read };
+  const isChanged = (from: number, to: number): boolean => segment.isChanged(from, to) || inside(from, to).length !== 0;
+  return { ...segment, read, isChanged };
 }
 
 /** Differences of one section that are named; a section that is wrong altogether needs no more. */
@@ -450,7 +459,7 @@ const MOST_PER_SECTION = 8;
 /** A base, and how it is called: " at base 0x200000", say. */
 export interface Base {
   readonly where: string;
-  /** Whether all memory is known to be right at another base, so that only what fix-ups change has to be looked at. */
+  /** Whether all memory is known to be right at another base: then what is the files' own bytes is right at this one. */
   readonly further: boolean;
 }
 
@@ -503,9 +512,11 @@ function compareSegment(
   const size = Math.min(Math.max(needed.size, found.size), needed.end - needed.start);
   let runs = 0;
   let bytes = 0;
-  for (let from = 0; from < size; from += WINDOW) {
-    const to = Math.min(from + WINDOW, size);
-    if (further && !needed.isRelocated(from, to) && !found.isRelocated(from, to)) continue;
+  const isChanged = (from: number, to: number): boolean => needed.isChanged(from, to) || found.isChanged(from, to);
+  const window = isChanged(0, size) ? WINDOW : size;
+  for (let from = 0; from < size; from += window) {
+    const to = Math.min(from + window, size);
+    if (further && !isChanged(from, to)) continue;
     const [wanted, actual] = [needed.read(from, to), found.read(from, to)];
     for (const [start, end] of differences(wanted, actual, to - from)) {
       if (++runs > MOST_PER_SECTION || findings.full) {
