@@ -16,7 +16,7 @@ import type { Say } from "./lib/transform.ts";
 import { alignSections } from "./align-sections.ts";
 import { emitHeader } from "./emit-header.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
-import { verify } from "./verify.ts";
+import { verifyImage } from "./verify.ts";
 
 const USAGE = `Usage: mb-efi.ts IN OUT [--keep] [--strip-signature]
 
@@ -48,10 +48,10 @@ export function mbEfiFile(
   { keep, stripSignature: strip }: MbEfiOptions,
   say: Say = silent,
 ): FileBytes {
-  const original = strip ? stripSignature(bytes) : bytes;
-  const relocated = relocateReloc(parseImage(original), keep, say);
+  const original = parseImage(strip ? stripSignature(bytes) : bytes);
+  const relocated = relocateReloc(original, keep, say);
   const result = imageFile(emitHeader(alignSections(relocated, say), say));
-  const { violations } = verify(original, result);
+  const { violations } = verifyImage(original, result);
   if (violations.length !== 0) {
     throw new ImageError(
       `Cannot make an image that verify accepts, it has ${violations.length} objections: ${violations[0]}`,

@@ -102,10 +102,21 @@ export interface Verdict {
 /** Judges a result by its original. Neither is changed; any bytes may be given. */
 export function verify(originalBytes: FileBytes, resultBytes: FileBytes): Verdict {
   const findings = new Findings();
-  const report: string[] = [];
   const original = findings.attempt("the original", () => parseImage(originalBytes));
+  if (original !== undefined) return verifyImage(original, resultBytes, findings);
+  findings.attempt("the result", () => parseImage(resultBytes));
+  return verdict(findings, []);
+}
+
+/** {@link verify} for who has read the original already. */
+export function verifyImage(original: Image, resultBytes: FileBytes, findings = new Findings()): Verdict {
+  const report: string[] = [];
   const result = findings.attempt("the result", () => parseImage(resultBytes));
-  if (original !== undefined && result !== undefined) judge(original, result, findings, report);
+  if (result !== undefined) judge(original, result, findings, report);
+  return verdict(findings, report);
+}
+
+function verdict(findings: Findings, report: string[]): Verdict {
   return { violations: findings.lines(), report: findings.count === 0 ? report : [] };
 }
 
@@ -554,8 +565,8 @@ export const command: Command = {
   run([original = "", result = ""], _values, io) {
     const originalBytes = readInput(original, io);
     // An original that cannot be read is no fault of the result.
-    aboutFile(original, () => parseImage(originalBytes));
-    const { violations, report } = verify(originalBytes, readInput(result, io));
+    const image = aboutFile(original, () => parseImage(originalBytes));
+    const { violations, report } = verifyImage(image, readInput(result, io));
     for (const line of violations) io.stderr(`${displayName(result)}: ${line}\n`);
     if (violations.length !== 0) return 1;
     io.stdout(

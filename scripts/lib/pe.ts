@@ -177,11 +177,12 @@ export function symbolsNamed(image: Image, name: string): Symbol[] {
   const { symbols, strings } = image;
   const view = viewOf(symbols);
   const wanted = Buffer.from(`${name}\0`, "latin1");
+  const short = name.length <= SHORT_NAME ? wanted.subarray(0, SHORT_NAME) : undefined;
   const found: Symbol[] = [];
   for (let at = 0; at < symbols.length; at = nextSymbol(symbols, at)) {
     const offset = longNameAt(view, at);
     const named = offset === undefined
-      ? name.length <= SHORT_NAME && spells(symbols, at, wanted.subarray(0, SHORT_NAME))
+      ? short !== undefined && spells(symbols, at, short)
       : offset >= 4 && spells(strings, offset, wanted);
     const symbol = named ? definedSymbol(image, view, at) : undefined;
     if (symbol !== undefined) found.push(symbol);
