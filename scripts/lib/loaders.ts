@@ -62,7 +62,7 @@ export interface Segment extends Extent {
 /** In the order of addresses, without overlap. What is in no segment is undefined: firmware does not clear it. */
 export type Memory = readonly Segment[];
 
-export const ADDRESS_SPACE = 2 ** 32;
+const ADDRESS_SPACE = 2 ** 32;
 const ZEROS = new Uint8Array(1 << 16);
 
 /** Puts segments in order. @throws ImageError when two overlap, or one is beyond 4 GiB */

@@ -3,7 +3,7 @@
 // segments would need as much memory as all else, and most of Xen's memory has no fix-up in it.
 
 import { viewOf } from "./fields.ts";
-import { ADDRESS_SPACE, fail, fixupWidth, lowerBound, segmentAt } from "./loaders.ts";
+import { fail, fixupWidth, lowerBound, segmentAt } from "./loaders.ts";
 import type { Extent, Fixups, Memory, Segment } from "./loaders.ts";
 import { hex, range } from "./pe.ts";
 
@@ -24,12 +24,15 @@ export interface RelocatedSegment extends Extent {
 interface Group {
   /** Numbers of entries, in the order of their targets; of the same target, in the table's. */
   readonly entries: number[];
+  /** Whether that is the table's order, as linkers have it. */
+  inOrder: boolean;
   /** How many of the segment's bytes they need to be there. */
   size: number;
 }
 
 /** No fix-up changes more bytes. */
 const WIDEST = 8;
+const SIGN = 1 << 31;
 /** Fix-ups that no byte depends on. */
 const NONE = { first: 0, behind: 0 };
 
@@ -55,8 +58,8 @@ export class Relocator {
    */
   at(delta: bigint): RelocatedSegment[] {
     if (delta !== 0n) this.#groups ??= this.#group();
-    const low = Number(BigInt.asUintN(32, delta));
-    const high = Number(BigInt.asUintN(32, delta >> 32n));
+    const low = Number(BigInt.asIntN(32, delta));
+    const high = Number(BigInt.asIntN(32, delta >> 32n));
     return this.#memory.map((segment) => {
       const { name, start, end, bytes } = segment;
       const group = delta === 0n ? undefined : this.#groups?.get(segment);
@@ -95,7 +98,8 @@ export class Relocator {
       }
       if (segment === undefined || target + width > segment.end)
         return fail(`a base relocation is for RVA ${range(target, target + width)}, which is not inside one section`);
-      if (group === undefined) groups.set(segment, (group = { entries: [], size: segment.bytes.length }));
+      if (group === undefined) groups.set(segment, (group = { entries: [], inOrder: true, size: segment.bytes.length }));
+      if (target < (targets[group.entries.at(-1) ?? i] ?? 0)) group.inOrder = false;
       group.entries.push(i);
       if (target + width <= segment.start + group.size) continue;
       // A fix-up of zero-filled memory is odd but correct; then that memory has to be there.
@@ -104,11 +108,8 @@ export class Relocator {
         fail(`base relocations are for more zero-filled memory than its file is long, the last for RVA ${hex(target)}`);
       group.size = segment.end - segment.start;
     }
-    const target = (entry: number | undefined): number => targets[entry ?? 0] ?? 0;
-    for (const { entries } of groups.values()) {
-      const inOrder = entries.every((entry, i) => i === 0 || target(entry) >= target(entries[i - 1]));
-      if (!inOrder) entries.sort((a, b) => target(a) - target(b));
-    }
+    for (const { entries, inOrder } of groups.values())
+      if (!inOrder) entries.sort((a, b) => (targets[a] ?? 0) - (targets[b] ?? 0));
     return groups;
   }
 
@@ -138,22 +139,29 @@ export class Relocator {
     const there = segment.bytes.subarray(start, start + size);
     bytes.set(there);
     bytes.fill(0, there.length);
-    // In the table's order, which matters where they overlap.
-    const entries = group.entries.slice(first, behind).sort((a, b) => a - b);
+    const entries = group.entries.slice(first, behind);
+    // Where they overlap, the table's order matters.
+    if (!group.inOrder) entries.sort((a, b) => a - b);
     this.#apply(entries, viewOf(bytes), segment.start + start, low, high);
     return bytes.subarray(from - start, to - start);
   }
 
-  /** @param start RVA of the view's first byte */
+  /**
+   * All words are signed: unsigned ones of 32 bits would be objects until this is compiled.
+   * @param start RVA of the view's first byte
+   */
   #apply(entries: readonly number[], view: DataView, start: number, low: number, high: number): void {
     const { types, targets } = this.#fixups;
     for (let i = 0; i < entries.length; i++) {
       const entry = entries[i] ?? 0;
       const at = (targets[entry] ?? 0) - start;
-      const sum = view.getUint32(at, true) + low;
-      view.setUint32(at, sum, true);
+      const old = view.getInt32(at, true);
+      const sum = (old + low) | 0;
+      view.setInt32(at, sum, true);
       if (fixupWidth(types[entry]) !== 8) continue;
-      view.setUint32(at + 4, view.getUint32(at + 4, true) + high + (sum >= ADDRESS_SPACE ? 1 : 0), true);
+      // As unsigned numbers, a sum that is less than what was added to has a carry; flipping the sign makes them such.
+      const carry = (sum ^ SIGN) < (old ^ SIGN) ? 1 : 0;
+      view.setInt32(at + 4, view.getInt32(at + 4, true) + high + carry, true);
     }
   }
 }
