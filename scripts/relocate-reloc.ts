@@ -284,17 +284,14 @@ function pointerReader(image: Image): (rva: number) => number {
 
 /** Where there are symbols, they must say what the instructions said. */
 function checkSymbols(image: Image, reloc: Section, size: number): void {
-  const expected = [
-    ["__base_relocs_start", reloc.header.virtualAddress],
-    ["__base_relocs_end", reloc.header.virtualAddress + size],
-  ] as const;
-  for (const [name, needed] of expected) {
-    const wrong = symbolsNamed(image, name).find(({ rva }) => rva !== needed);
-    if (wrong === undefined) continue;
-    throw new ImageError(
-      `Cannot ${ACTION}: symbol ${name} is ${hex(wrong.rva)}, needed ${hex(needed)} as data directory 5 says`,
-    );
-  }
+  const start = reloc.header.virtualAddress;
+  const needed = new Map([["__base_relocs_start", start], ["__base_relocs_end", start + size]]);
+  const wrong = symbolsNamed(image, ...needed.keys()).find(({ name, rva }) => rva !== needed.get(name));
+  if (wrong === undefined) return;
+  const right = hex(needed.get(wrong.name) ?? start);
+  throw new ImageError(
+    `Cannot ${ACTION}: symbol ${wrong.name} is ${hex(wrong.rva)}, needed ${right} as data directory 5 says`,
+  );
 }
 
 /** For an RVA, ", in FUNCTION", where the image has symbols. */

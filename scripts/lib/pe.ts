@@ -172,30 +172,36 @@ export function definedSymbols(image: Image): Symbol[] {
   return found;
 }
 
-/** Those of one name. Bytes are compared, for making strings of thousands of other names would take most of a step's time. */
-export function symbolsNamed(image: Image, name: string): Symbol[] {
+/**
+ * Those of these names. Making strings of thousands of other names would take most of a step's time: first those are
+ * chosen that may have one of them, by the name's place in the string table or by its first bytes.
+ */
+export function symbolsNamed(image: Image, ...names: readonly string[]): Symbol[] {
   const { symbols, strings } = image;
   const view = viewOf(symbols);
-  const wanted = Buffer.from(`${name}\0`, "latin1");
-  const short = name.length <= SHORT_NAME ? wanted.subarray(0, SHORT_NAME) : undefined;
-  const found: Symbol[] = [];
-  for (let at = 0; at < symbols.length; at = nextSymbol(symbols, at)) {
+  const places = new Set(names.flatMap((name) => placesOf(`${name}\0`, strings)));
+  const starts = new Set(names.map((name) => viewOf(Buffer.from(`${name}\0\0\0`, "latin1")).getUint32(0, true)));
+  return symbolsThat(symbols, (at) => {
     const offset = longNameAt(view, at);
-    const named = offset === undefined
-      ? short !== undefined && spells(symbols, at, short)
-      : offset >= 4 && spells(strings, offset, wanted);
-    const symbol = named ? definedSymbol(image, view, at) : undefined;
-    if (symbol !== undefined) found.push(symbol);
-  }
+    return offset === undefined ? starts.has(view.getUint32(at, true)) : places.has(offset);
+  })
+    .flatMap((at) => definedSymbol(image, view, at) ?? [])
+    .filter(({ name }) => names.includes(name));
+}
+
+/** The byte offsets of some symbol records. A loop of its own: what else its function does would be compiled with it. */
+function symbolsThat(symbols: Uint8Array, isOne: (at: number) => boolean): number[] {
+  const found: number[] = [];
+  for (let at = 0; at < symbols.length; at = nextSymbol(symbols, at)) if (isOne(at)) found.push(at);
   return found;
 }
 
-/** Bytes of a name that is in the symbol record itself; one of eight has no NUL behind it. */
-const SHORT_NAME = 8;
-
-function spells(bytes: Uint8Array, at: number, wanted: Uint8Array): boolean {
-  for (let i = 0; i < wanted.length; i++) if (bytes[at + i] !== wanted[i]) return false;
-  return true;
+/** All offsets of a text in the string table. */
+function placesOf(text: string, { buffer, byteOffset, byteLength }: Uint8Array): number[] {
+  const strings = Buffer.from(buffer, byteOffset, byteLength);
+  const places: number[] = [];
+  for (let at = strings.indexOf(text, 0, "latin1"); at >= 0; at = strings.indexOf(text, at + 1, "latin1")) places.push(at);
+  return places;
 }
 
 function definedSymbol(image: Image, view: DataView, at: number): Symbol | undefined {
