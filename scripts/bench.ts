@@ -12,6 +12,7 @@ import * as os from "node:os";
 import * as path from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
+import { bundle } from "./dist.ts";
 import {
   alternate,
   diskUse,
@@ -51,6 +52,7 @@ const TOOL = path.join(TOP, "build/xen-mb-efi.mjs");
 const LARGE = path.join(TOP, "samples/xen/4.20.4+63/xen.efi");
 const SMALL = path.join(TOP, "samples/xen/4.17.7+13/xen.efi");
 const IDLE = path.join(FOLDER, "idle.mjs");
+const WORK = path.join(FOLDER, "work.mjs");
 const CHAIN_OUT = path.join(FOLDER, "chain");
 
 /** A node that runs the scripts as they are: this one, or one that "make runtimes" got. */
@@ -139,7 +141,7 @@ function sideBySide(input: string, runs: number, io: Io): ReadonlyMap<Candidate,
 
 /** Runs bench-work in new processes. @returns for each, its times, the first ones being those of a new process */
 function works(input: string, runs: number, again: number): Work[][] {
-  const child = [process.execPath, ...process.execArgv, path.join(SCRIPTS, "lib/bench-work.ts"), input, OUT];
+  const child = [process.execPath, WORK, input, OUT];
   return Array.from({ length: runs }, () => JSON.parse(runQuietly([...child, String(again)])) as Work[]);
 }
 
@@ -272,7 +274,7 @@ export const command: Command = {
   usage: USAGE,
   options: { runs: { type: "string" } },
   positionals: [],
-  run(_positionals, values, io) {
+  async run(_positionals, values, io) {
     const runs = Number(values.runs ?? 15);
     if (!Number.isInteger(runs) || runs < 1 || runs > 1000) {
       throw new UsageError(`--runs is '${values.runs}', needed a number from 1 to 1000`);
@@ -282,6 +284,7 @@ export const command: Command = {
     delete process.env.NODE_COMPILE_CACHE;
     fs.mkdirSync(FOLDER, { recursive: true });
     fs.writeFileSync(IDLE, "");
+    fs.writeFileSync(WORK, await bundle(path.join(SCRIPTS, "lib/bench-work.ts")));
     try {
       measure(runs, io);
     } finally {

@@ -5,6 +5,8 @@
 /** The bytes of a file. Any Uint8Array is that, too. */
 export interface FileBytes {
   readonly length: number;
+  /** In their order; left out where it is all in one. */
+  readonly pieces?: readonly Uint8Array[];
   /** The bytes of [start, end), as far as the file goes: a view where one piece holds them all, otherwise a copy. */
   subarray(start: number, end?: number): Uint8Array;
 }
@@ -35,7 +37,7 @@ export class PiecedFile implements FileBytes {
 
 /** The pieces of a file in their order. */
 export function piecesOf(file: FileBytes): readonly Uint8Array[] {
-  return file instanceof PiecedFile ? file.pieces : [file.subarray(0)];
+  return file.pieces ?? [file.subarray(0)];
 }
 
 /** The whole file in one piece. */
