@@ -202,6 +202,11 @@ function walkRelocations(image: Image): RelocationWalk {
     ? new Uint8Array(0)
     : holder.data.subarray(start - holder.header.virtualAddress, start - holder.header.virtualAddress + size);
   const view = viewOf(table);
+  // Neighbours are mostly of one section and type, and are counted together.
+  let run = { section: undefined as Section | undefined, type: ABSOLUTE, count: 0 };
+  const endRun = (): void => {
+    if (run.count !== 0) count(sections, run.section?.name ?? "no section", run.type, run.count);
+  };
   for (let offset = 0, block = 0; offset < size; block++) {
     const place = `the base relocation block at RVA ${hex(start + offset)}`;
     const stop = (how: Corruption, blockSize: number, why: string): void =>
@@ -241,7 +246,11 @@ function walkRelocations(image: Image): RelocationWalk {
       if (!types.has(type)) types.set(type, rva);
       if (type === ABSOLUTE) continue;
       const section = at(rva);
-      count(sections, section?.name ?? "no section", type);
+      if (section !== run.section || type !== run.type) {
+        endRun();
+        run = { section, type, count: 0 };
+      }
+      run.count++;
       if (rva >= image.optional.sizeOfImage) walk.beyondImage ??= rva;
       else if (section === undefined || !hasFlags(section, MEM_WRITE)) {
         walk.unwritable ??= { rva, section: section?.name ?? "no section" };
@@ -249,13 +258,14 @@ function walkRelocations(image: Image): RelocationWalk {
     }
     offset += blockSize;
   }
+  endRun();
   return { start, size, types, sections, ...walk };
 }
 
-function count(sections: Map<string, Map<number, number>>, name: string, type: number): void {
+function count(sections: Map<string, Map<number, number>>, name: string, type: number, more: number): void {
   let types = sections.get(name);
   if (types === undefined) sections.set(name, (types = new Map()));
-  types.set(type, (types.get(type) ?? 0) + 1);
+  types.set(type, (types.get(type) ?? 0) + more);
 }
 
 /** Finds the section of an RVA; fast for many RVAs that lie near each other. */

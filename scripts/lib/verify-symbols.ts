@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // verify's view of the COFF symbol table, and the one symbol that says something about the result: `start`.
 
+import { Buffer } from "node:buffer";
 import { ImageError } from "./cli.ts";
 import { offsetOf, viewOf } from "./fields.ts";
 import type { Findings } from "./findings.ts";
@@ -26,16 +27,30 @@ export function checkSymbols({ original, result, pairs }: Comparison, findings: 
   );
   const place = new Map(result.sections.map((section, i) => [section, i + 1]));
   const numbers = [0, ...original.sections.map((section) => place.get(pairs.get(section) ?? section) ?? 0)];
-  const needed = new Uint8Array(original.symbols);
+  const needed = renumbered(original.symbols, numbers);
+  if (Buffer.compare(needed, result.symbols) !== 0) nameDifferences(result, needed, findings);
+}
+
+/** Symbol records with other section numbers: `numbers` has the new one at the old one's place. */
+function renumbered(symbols: Uint8Array, numbers: readonly number[]): Uint8Array {
+  const records = new Uint8Array(symbols);
+  const view = viewOf(records);
+  for (let at = 0; at + SYMBOL.size <= records.length; at += SYMBOL.size * (1 + (records[at + AUX_AT] ?? 0))) {
+    const number = numbers[view.getUint16(at + SECTION_NUMBER_AT, true)];
+    if (number !== undefined) view.setUint16(at + SECTION_NUMBER_AT, number, true);
+  }
+  return records;
+}
+
+/** @param needed is changed: what has been named is made equal */
+function nameDifferences(result: Image, needed: Uint8Array, findings: Findings): void {
   const view = viewOf(needed);
   const found = viewOf(result.symbols);
-  for (let at = 0; at + SYMBOL.size <= needed.length; at += SYMBOL.size * (1 + (needed[at + AUX_AT] ?? 0))) {
-    const number = view.getUint16(at + SECTION_NUMBER_AT, true);
-    const renumbered = numbers[number] ?? number;
-    view.setUint16(at + SECTION_NUMBER_AT, renumbered, true);
-    if (at + SYMBOL.size > result.symbols.length) continue;
+  const end = Math.min(needed.length, result.symbols.length);
+  for (let at = 0; at + SYMBOL.size <= end; at += SYMBOL.size * (1 + (needed[at + AUX_AT] ?? 0))) {
+    const wanted = view.getUint16(at + SECTION_NUMBER_AT, true);
     const actual = found.getUint16(at + SECTION_NUMBER_AT, true);
-    if (actual === renumbered) continue;
+    if (actual === wanted) continue;
     view.setUint16(at + SECTION_NUMBER_AT, actual, true);
     if (findings.full) {
       findings.addUnnamed(1);
@@ -45,7 +60,7 @@ export function checkSymbols({ original, result, pairs }: Comparison, findings: 
     findings.add(
       `the COFF symbol number ${at / SYMBOL.size} at offset ${hex(result.coff.pointerToSymbolTable + at)}`,
       `in ${name(actual)}`,
-      name(renumbered),
+      name(wanted),
     );
   }
   sameBytes(findings, needed, result.symbols, result.coff.pointerToSymbolTable, "the COFF symbol table");
