@@ -70,7 +70,7 @@ import {
 import type { Image, Section } from "./lib/pe.ts";
 import { onFile, silent, transformCommand } from "./lib/transform.ts";
 import type { Say } from "./lib/transform.ts";
-import { baseRelocations, loadSpan, relocationDirectory, whyNotLinear } from "./lib/xen.ts";
+import { fixupSize, loadSpan, relocationDirectory, relocationLists, whyNotLinear } from "./lib/xen.ts";
 import type { LoadSpan } from "./lib/xen.ts";
 
 const USAGE = `Usage: emit-header.ts IN OUT
@@ -383,9 +383,13 @@ function withMultiboot1(image: Image, span: LoadSpan, entry: number): FileBytes 
  * (type ABSOLUTE), in place, for Xen walks the same table by its size. It reads none of the fields in question.
  */
 function voidRelocations(image: Image, sections: Map<Section, Section>, from: number, end: number, say: Say): void {
-  const hit = baseRelocations(image).filter(
-    ({ target, size }) => size !== 0 && target < end && target + size > from,
-  );
+  const { at: offsets, types, targets } = relocationLists(image);
+  const hit: number[] = [];
+  for (let i = 0; i < types.length; i++) {
+    const target = targets[i] ?? 0;
+    const size = fixupSize(types[i]);
+    if (size !== 0 && target < end && target + size > from) hit.push(i);
+  }
   if (hit.length === 0) return;
   const start = relocationDirectory(image).virtualAddress;
   const holder = image.sections.find(
@@ -395,10 +399,10 @@ function voidRelocations(image: Image, sections: Map<Section, Section>, from: nu
   const section = sections.get(holder) ?? holder;
   const data = section.data.slice();
   const view = viewOf(data);
-  for (const { at } of hit) view.setUint16(start - holder.header.virtualAddress + at, 0, true);
+  for (const i of hit) view.setUint16(start - holder.header.virtualAddress + (offsets[i] ?? 0), 0, true);
   sections.set(holder, { ...section, data });
   say(
-    `note: ${hit.length} base relocations of the old header are void: ${hit.map(({ target }) => hex(target)).join(" ")}`,
+    `note: ${hit.length} base relocations of the old header are void: ${hit.map((i) => hex(targets[i] ?? 0)).join(" ")}`,
   );
 }
 

@@ -41,13 +41,13 @@ import type { Image, Section } from "./lib/pe.ts";
 import { onFile, silent, stripSignature, transformCommand } from "./lib/transform.ts";
 import type { Say } from "./lib/transform.ts";
 import {
-  baseRelocations,
   initSections,
   LEA_DISPLACEMENT_AT,
   leaReferences,
   loadSpan,
   REL_BASED_DIR64,
   relocationDirectory,
+  relocationLists,
   whyNotLinear,
 } from "./lib/xen.ts";
 import type { LeaReference, LoadSpan } from "./lib/xen.ts";
@@ -241,14 +241,16 @@ function findPairs(image: Image, span: LoadSpan, reloc: Section, size: number): 
 function refuseLeftBehind(image: Image, span: LoadSpan, reloc: Section, size: number): void {
   const start = reloc.header.virtualAddress;
   const pointedTo = pointerReader(image);
-  const left = baseRelocations(image).find(({ type, target }) => {
-    const value = type === REL_BASED_DIR64 ? pointedTo(target) : start;
-    return value > start && value <= start + size;
-  });
-  if (left === undefined) return;
-  throw new ImageError(
-    `Cannot ${ACTION}: the pointer at RVA ${hex(left.target)} is to ${hex(pointedTo(left.target))}, inside or at the end of the table ${range(start, start + size)}, needed none in ${range(span.first, span.dataEnd)}`,
-  );
+  const { types, targets } = relocationLists(image);
+  for (let i = 0; i < types.length; i++) {
+    const target = targets[i] ?? 0;
+    const value = types[i] === REL_BASED_DIR64 ? pointedTo(target) : start;
+    if (value > start && value <= start + size) {
+      throw new ImageError(
+        `Cannot ${ACTION}: the pointer at RVA ${hex(target)} is to ${hex(value)}, inside or at the end of the table ${range(start, start + size)}, needed none in ${range(span.first, span.dataEnd)}`,
+      );
+    }
+  }
 }
 
 /**

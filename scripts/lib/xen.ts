@@ -94,11 +94,13 @@ function requireNothingBehind(image: Image, span: LoadSpan, bss: Section, fail: 
   const where = `behind .bss at ${range(bss.header.virtualAddress, sectionEnd(bss))}, needed in ${range(span.first, span.dataEnd)}: .bss must be Xen's last section`;
   const entry = image.optional.addressOfEntryPoint;
   if (!inside(entry)) fail(`AddressOfEntryPoint is ${hex(entry)}, in ${sectionName(image, entry)}, ${where}`);
-  const lost = baseRelocations(image).find(
-    ({ target, size }) => size !== 0 && !(inside(target) && inside(target + size - 1)),
-  );
-  if (lost !== undefined)
-    fail(`a base relocation is for RVA ${hex(lost.target)}, in ${sectionName(image, lost.target)}, ${where}`);
+  const { types, targets } = relocationLists(image);
+  for (let i = 0; i < types.length; i++) {
+    const target = targets[i] ?? 0;
+    const size = fixupSize(types[i]);
+    if (size !== 0 && !(inside(target) && inside(target + size - 1)))
+      fail(`a base relocation is for RVA ${hex(target)}, in ${sectionName(image, target)}, ${where}`);
+  }
 }
 
 function sectionName(image: Image, rva: number): string {
@@ -168,6 +170,18 @@ export interface BaseRelocation {
   readonly size: number;
 }
 
+/** {@link BaseRelocation}s by their fields. */
+export interface RelocationLists {
+  readonly at: readonly number[];
+  readonly types: readonly number[];
+  readonly targets: readonly number[];
+}
+
+/** Bytes that an entry of a type fixes up. */
+export function fixupSize(type: number | undefined): number {
+  return FIXUP_SIZE[type ?? REL_BASED_ABSOLUTE] ?? 0;
+}
+
 /** The base relocation data directory. @throws ImageError when there is none, or the image says that there is none */
 export function relocationDirectory(image: Image): DataDirectory {
   const directory = image.directories[DIRECTORY_BASE_RELOCATION];
@@ -188,13 +202,28 @@ export function relocationDirectory(image: Image): DataDirectory {
  * Kept because every step and half of the loader profiles ask for all of them, thousands. By the data of the section
  * that holds the table, which an image shares with the one it was made from as long as nothing in it changes.
  */
-const known = new WeakMap<Uint8Array, { readonly table: Uint8Array; readonly relocations: readonly BaseRelocation[] }>();
+const known = new WeakMap<Uint8Array, { readonly table: Uint8Array; readonly relocations: RelocationLists }>();
 
 /**
  * Every entry of the base relocation table, in its order.
  * @throws ImageError when the table is missing or corrupt by Xen's rules, which are the strictest
  */
-export function baseRelocations(image: Image): readonly BaseRelocation[] {
+export function baseRelocations(image: Image): BaseRelocation[] {
+  const { at, types, targets } = relocationLists(image);
+  return Array.from(at, (offset, i) => ({
+    at: offset,
+    type: types[i] ?? 0,
+    target: targets[i] ?? 0,
+    size: fixupSize(types[i]),
+  }));
+}
+
+/**
+ * The same in lists, element i of each being about entry i: for what is asked in every build, because an object for each
+ * of thousands takes long to make.
+ * @throws ImageError as {@link baseRelocations}
+ */
+export function relocationLists(image: Image): RelocationLists {
   const { virtualAddress, size } = relocationDirectory(image);
   const table = dataAt(image, virtualAddress, size, "the base relocation table");
   const data = sectionAt(image, virtualAddress)?.data ?? table;
@@ -207,10 +236,10 @@ export function baseRelocations(image: Image): readonly BaseRelocation[] {
 }
 
 /** @param virtualAddress the table's RVA, for messages */
-function readBaseRelocations(table: Uint8Array, virtualAddress: number): BaseRelocation[] {
+function readBaseRelocations(table: Uint8Array, virtualAddress: number): RelocationLists {
   const size = table.length;
   const view = viewOf(table);
-  const found: BaseRelocation[] = [];
+  const [offsets, types, targets]: [number[], number[], number[]] = [[], [], []];
   for (let block = 0; block < size;) {
     const place = `block at RVA ${hex(virtualAddress + block)}`;
     if (block + BLOCK_HEADER_SIZE > size)
@@ -230,17 +259,18 @@ function readBaseRelocations(table: Uint8Array, virtualAddress: number): BaseRel
       const entry = view.getUint16(at, true);
       const type = entry >>> 12;
       const target = page + (entry & 0xfff);
-      const width = FIXUP_SIZE[type];
-      if (width === undefined) {
+      if (FIXUP_SIZE[type] === undefined) {
         throw new ImageError(
           `Cannot read the base relocation table: the entry for RVA ${hex(target)} has type ${type}, needed 0, 3 or 10: Xen stops with "Unsupported relocation type"`,
         );
       }
-      found.push({ at, type, target, size: width });
+      offsets.push(at);
+      types.push(type);
+      targets.push(target);
     }
     block += blockSize;
   }
-  return found;
+  return { at: offsets, types, targets };
 }
 
 function corrupt(where: string, found: string, needed: string): never {
