@@ -26,12 +26,17 @@ export class PiecedFile implements FileBytes {
   }
 
   subarray(start: number, end = this.length): Uint8Array {
-    const parts = this.pieces.flatMap((piece, i) => {
-      const at = this.#starts[i] ?? 0;
-      return start < at + piece.length && end > at ? [piece.subarray(Math.max(0, start - at), end - at)] : [];
-    });
-    const [only] = parts;
-    return only !== undefined && parts.length === 1 ? only : joined(parts);
+    const behind = Math.min(Math.max(start, end), this.length);
+    const i = this.#starts.findLastIndex((at) => at <= start);
+    const [piece, at] = [this.pieces[i], this.#starts[i]];
+    if (piece !== undefined && at !== undefined && behind <= at + piece.length)
+      return piece.subarray(start - at, behind - at);
+    return joined(
+      this.pieces.map((each, k) => {
+        const from = this.#starts[k] ?? 0;
+        return each.subarray(Math.max(0, start - from), Math.max(0, behind - from));
+      }),
+    );
   }
 }
 

@@ -128,11 +128,12 @@ export function anySection(
   found: (header: SectionHeader, image: Image, section: Section) => string | undefined,
 ): Check {
   return ({ image }) => {
-    for (const [index, section] of image.sections.entries()) {
-      const reason = found(section.header, image, section);
-      if (reason !== undefined) return { why: `section ${section.name} ${reason}`, args: [index] };
-    }
-    return undefined;
+    let reason: string | undefined;
+    const index = image.sections.findIndex((section) => {
+      reason = found(section.header, image, section);
+      return reason !== undefined;
+    });
+    return reason === undefined ? undefined : { why: `section ${image.sections[index]?.name} ${reason}`, args: [index] };
   };
 }
 

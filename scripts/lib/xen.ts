@@ -94,13 +94,13 @@ function requireNothingBehind(image: Image, span: LoadSpan, bss: Section, fail: 
   const where = `behind .bss at ${range(bss.header.virtualAddress, sectionEnd(bss))}, needed in ${range(span.first, span.dataEnd)}: .bss must be Xen's last section`;
   const entry = image.optional.addressOfEntryPoint;
   if (!inside(entry)) fail(`AddressOfEntryPoint is ${hex(entry)}, in ${sectionName(image, entry)}, ${where}`);
-  const { types, targets } = relocationLists(image);
-  for (let i = 0; i < types.length; i++) {
-    const target = targets[i] ?? 0;
-    const size = fixupSize(types[i]);
-    if (size !== 0 && !(inside(target) && inside(target + size - 1)))
-      fail(`a base relocation is for RVA ${hex(target)}, in ${sectionName(image, target)}, ${where}`);
-  }
+  const { lowest, highest } = relocationLists(image);
+  if (lowest >= span.first && highest <= span.dataEnd) return;
+  const lost = baseRelocations(image).find(
+    ({ target, size }) => size !== 0 && !(inside(target) && inside(target + size - 1)),
+  );
+  if (lost !== undefined)
+    fail(`a base relocation is for RVA ${hex(lost.target)}, in ${sectionName(image, lost.target)}, ${where}`);
 }
 
 function sectionName(image: Image, rva: number): string {
@@ -172,9 +172,12 @@ export interface BaseRelocation {
 
 /** {@link BaseRelocation}s by their fields. */
 export interface RelocationLists {
-  readonly at: readonly number[];
-  readonly types: readonly number[];
+  readonly at: Uint32Array;
+  readonly types: Uint8Array;
   readonly targets: readonly number[];
+  /** RVAs of the first byte that any entry fixes up, and behind the last one; Infinity and 0 without any. */
+  readonly lowest: number;
+  readonly highest: number;
 }
 
 /** Bytes that an entry of a type fixes up. */
@@ -239,7 +242,11 @@ export function relocationLists(image: Image): RelocationLists {
 function readBaseRelocations(table: Uint8Array, virtualAddress: number): RelocationLists {
   const size = table.length;
   const view = viewOf(table);
-  const [offsets, types, targets]: [number[], number[], number[]] = [[], [], []];
+  const offsets = new Uint32Array(size / ENTRY_SIZE);
+  const types = new Uint8Array(size / ENTRY_SIZE);
+  const targets: number[] = [];
+  let lowest = Infinity;
+  let highest = 0;
   for (let block = 0; block < size;) {
     const place = `block at RVA ${hex(virtualAddress + block)}`;
     if (block + BLOCK_HEADER_SIZE > size)
@@ -259,18 +266,23 @@ function readBaseRelocations(table: Uint8Array, virtualAddress: number): Relocat
       const entry = view.getUint16(at, true);
       const type = entry >>> 12;
       const target = page + (entry & 0xfff);
-      if (FIXUP_SIZE[type] === undefined) {
+      const width = FIXUP_SIZE[type];
+      if (width === undefined) {
         throw new ImageError(
           `Cannot read the base relocation table: the entry for RVA ${hex(target)} has type ${type}, needed 0, 3 or 10: Xen stops with "Unsupported relocation type"`,
         );
       }
-      offsets.push(at);
-      types.push(type);
+      offsets[targets.length] = at;
+      types[targets.length] = type;
       targets.push(target);
+      if (width === 0) continue;
+      lowest = Math.min(lowest, target);
+      highest = Math.max(highest, target + width);
     }
     block += blockSize;
   }
-  return { at: offsets, types, targets };
+  const count = targets.length;
+  return { at: offsets.subarray(0, count), types: types.subarray(0, count), targets, lowest, highest };
 }
 
 function corrupt(where: string, found: string, needed: string): never {
