@@ -4,7 +4,7 @@
 
 import { readStructure, viewOf } from "./fields.ts";
 import type { Row, Structure } from "./fields.ts";
-import { wholeOf } from "./file-bytes.ts";
+import { PiecedFile, wholeOf } from "./file-bytes.ts";
 import {
   findMultiboot1,
   findMultiboot2,
@@ -283,13 +283,7 @@ function insertOrDelete(bytes: Uint8Array, random: Random): Uint8Array {
 }
 
 function concat(...parts: readonly Uint8Array[]): Uint8Array {
-  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
+  return wholeOf(new PiecedFile(parts));
 }
 
 function swapEntries(bytes: Uint8Array, group: readonly Spot[], random: Random): void {
