@@ -509,13 +509,12 @@ export function isStrayDebug(image: Image, section: Section): boolean {
   return section.name.startsWith(".debug_") && sectionEnd(section) > image.optional.sizeOfImage;
 }
 
-interface Range {
-  readonly what: string;
+interface Extent {
   readonly start: number;
   readonly end: number;
 }
 
-function firstOverlap(ranges: readonly Range[]): [Range, Range] | undefined {
+function firstOverlap<E extends Extent>(ranges: readonly E[]): [E, E] | undefined {
   const sorted = [...ranges].sort((a, b) => a.start - b.start);
   for (let i = 1; i < sorted.length; i++) {
     const [a, b] = [sorted[i - 1], sorted[i]];
@@ -598,13 +597,13 @@ const LARGE = 1 << 16;
  * What loaders read stays in one piece, because they read across its sections.
  */
 function sectionsApart(image: Image): Section[] {
-  const place = ({ header, data }: Section): Range =>
-    ({ what: "", start: header.pointerToRawData, end: header.pointerToRawData + data.length });
-  const headers = { what: "", start: 0, end: Math.max(image.optional.sizeOfHeaders, sectionTableEnd(image)) };
-  const { pointerToSymbolTable: start } = image.coff;
-  const symbols = { what: "", start, end: start + image.symbols.length + image.strings.length };
-  const all = [headers, symbols, ...image.sections.map(place)].filter((r) => r.end > r.start);
-  if (firstOverlap(all) !== undefined) return [];
+  const place = (start: number, size: number): Extent => ({ start, end: start + size });
+  const all = [
+    place(0, Math.max(image.optional.sizeOfHeaders, sectionTableEnd(image))),
+    ...image.sections.map((s) => place(s.header.pointerToRawData, s.data.length)),
+    place(image.coff.pointerToSymbolTable, image.symbols.length + image.strings.length),
+  ];
+  if (firstOverlap(all.filter((r) => r.end > r.start)) !== undefined) return [];
   return image.sections
     .filter((s) => s.data.length >= LARGE && hasFlags(s, MEM_DISCARDABLE))
     .sort((a, b) => a.header.pointerToRawData - b.header.pointerToRawData);
