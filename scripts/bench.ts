@@ -54,6 +54,14 @@ const SMALL = path.join(TOP, "samples/xen/4.17.7+13/xen.efi");
 const IDLE = path.join(FOLDER, "idle.mjs");
 const WORK = path.join(FOLDER, "work.mjs");
 const CHAIN_OUT = path.join(FOLDER, "chain");
+/** A node that reads files and writes the last of them to another: what any process between two files has to do. */
+const COPY = path.join(FOLDER, "copy.mjs");
+const COPY_TEXT = `import * as fs from "node:fs";
+const [output, ...inputs] = process.argv.slice(2);
+const bytes = inputs.map((input) => fs.readFileSync(input)).at(-1);
+if (output !== "") fs.writeFileSync(output, bytes);
+`;
+const RESULT = path.join(FOLDER, "result.efi");
 
 /** A node that runs the scripts as they are: this one, or one that "make runtimes" got. */
 function strippingNode(): string | undefined {
@@ -64,12 +72,18 @@ function strippingNode(): string | undefined {
 function freshOut(): void {
   fs.rmSync(OUT, { force: true });
   fs.rmSync(CHAIN_OUT, { recursive: true, force: true });
+  fs.mkdirSync(CHAIN_OUT);
 }
 
 const DIST = "mb-efi, dist";
 const IDLE_NODE = "idle node";
 const OBJCOPY = "objcopy";
 const CHAIN = "make, four processes";
+const FLOOR = "files alone, four processes";
+
+/** The chain's files without its work: two steps read what is as long as the input, one and verify what the result is. */
+const FLOOR_SCRIPT =
+  'set -e; "$0" "$1" "$2/1" "$3"; "$0" "$1" "$2/2" "$3"; "$0" "$1" "$2/3" "$4"; "$0" "$1" "" "$3" "$4"';
 
 function candidates(input: string, stripping: string | undefined): Candidate[] {
   const node = process.execPath;
@@ -88,6 +102,10 @@ function candidates(input: string, stripping: string | undefined): Candidate[] {
           command: [stripping, "--disable-warning=ExperimentalWarning", path.join(SCRIPTS, "mb-efi.ts"), input, OUT],
         },
         { name: `${CHAIN} (${nodeName(stripping)})`, command: [...chain, `NODE=${stripping}`] },
+        {
+          name: `${FLOOR} (${nodeName(stripping)})`,
+          command: ["sh", "-c", FLOOR_SCRIPT, stripping, COPY, CHAIN_OUT, input, RESULT],
+        },
       ]),
     { name: OBJCOPY, command: ["objcopy", input, OUT], missing: "package binutils" },
     { name: "llvm-objcopy", command: ["llvm-objcopy", input, OUT], missing: "package llvm" },
@@ -122,16 +140,17 @@ function timesOf(all: ReadonlyMap<Candidate, Times>, name: string): Times | unde
 
 function table(all: ReadonlyMap<Candidate, Times>, io: Io): void {
   const unit = median(timesOf(all, OBJCOPY) ?? []);
-  io.stdout(`  ${"".padEnd(38)}${"median".padStart(9)}${"least".padStart(9)}   median / objcopy's\n`);
+  io.stdout(`  ${"".padEnd(44)}${"median".padStart(9)}${"least".padStart(9)}   median / objcopy's\n`);
   for (const [{ name }, times] of all) {
     const ratio = timesOf(all, OBJCOPY) === undefined ? "" : (median(times) / unit).toFixed(2);
-    io.stdout(`  ${name.padEnd(38)}${ms(median(times)).padStart(9)}${ms(times[0] ?? 0).padStart(9)}   ${ratio}\n`);
+    io.stdout(`  ${name.padEnd(44)}${ms(median(times)).padStart(9)}${ms(times[0] ?? 0).padStart(9)}   ${ratio}\n`);
   }
 }
 
 const ratio = (value: number): string => `${value.toFixed(2)}`;
 
 function sideBySide(input: string, runs: number, io: Io): ReadonlyMap<Candidate, Times> {
+  runQuietly([process.execPath, TOOL, input, RESULT]);
   const all = alternate(usable(candidates(input, strippingNode()), io), runs, freshOut);
   table(all, io);
   return all;
@@ -261,6 +280,7 @@ function measure(runs: number, io: Io): void {
   const work = workAlone(LARGE, Math.min(runs, 9), io);
   if (timesOf(large, CHAIN) !== undefined) {
     io.stdout(target("four-process chain: 5 × idle node + the work", at(large, CHAIN), 5 * at(large, "idle (") + work, ms));
+    io.stdout(`  reading and writing its files alone, in four processes, takes ${ms(at(large, FLOOR))}\n`);
   }
   head("Peak memory (4.20.4+63)");
   memory(LARGE, io);
@@ -284,6 +304,7 @@ export const command: Command = {
     delete process.env.NODE_COMPILE_CACHE;
     fs.mkdirSync(FOLDER, { recursive: true });
     fs.writeFileSync(IDLE, "");
+    fs.writeFileSync(COPY, COPY_TEXT);
     fs.writeFileSync(WORK, await bundle(path.join(SCRIPTS, "lib/bench-work.ts")));
     try {
       measure(runs, io);
