@@ -650,13 +650,22 @@ function wordSum(bytes: Uint8Array): number {
   const words = words32(bytes);
   const whole = words.length - (words.length % 4);
   let sum = 0;
-  for (let at = 0; at < whole; at += SUM_BLOCK) sum = fold(sum + sumOfHalves(words, at, Math.min(whole, at + SUM_BLOCK)));
+  for (let at = 0; at < whole; at += GAP) {
+    const end = Math.min(whole, at + GAP);
+    // Half of a linear image's load span is zeros, which native code finds faster than they are added.
+    if (Buffer.compare(bytes.subarray(4 * at, 4 * end), ZEROS) === 0) continue;
+    for (let block = at; block < end; block += SUM_BLOCK)
+      sum = fold(sum + sumOfHalves(words, block, Math.min(end, block + SUM_BLOCK)));
+  }
   for (let at = 4 * whole; at < bytes.length; at++) sum += (bytes[at] ?? 0) * byteWeight(at);
   return fold(sum);
 }
 
 /** Sums of so many 16-bit halves stay below 2^31: V8 has larger numbers, as it has unsigned words, in memory of their own. */
 const SUM_BLOCK = 1 << 12;
+/** Words that are looked at together for being zeros. */
+const GAP = 4 * SUM_BLOCK;
+const ZEROS = new Uint8Array(4 * GAP);
 
 /**
  * Both halves of each word, four words at a time: V8 looks up where an array is whenever it takes one. A function of its
