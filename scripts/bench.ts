@@ -216,14 +216,16 @@ function linear(runs: number, io: Io): void {
     const [read, work, write] = medians(works(file, runs, 1).flat());
     const megabytes = fs.statSync(file).size / 1e6;
     fs.rmSync(file);
-    return { times, megabytes, total: read + work + write };
+    return { times, megabytes, read, work, write };
   });
   const [first] = points;
-  for (const { times, megabytes, total } of points) {
+  for (const { times, megabytes, read, work, write } of points) {
     const step = first === undefined || times === 1
       ? ""
-      : `, ${ms((total - first.total) / (megabytes - first.megabytes))} for each further MB`;
-    io.stdout(`  ${`${times}×`.padStart(3)}  ${megabytes.toFixed(0).padStart(4)} MB in  ${ms(total).padStart(8)}${step}\n`);
+      : `, of the steps and verify ${ms((work - first.work) / (megabytes - first.megabytes))} for each further MB`;
+    io.stdout(
+      `  ${`${times}×`.padStart(3)}  ${megabytes.toFixed(0).padStart(4)} MB: reading ${ms(read)}, steps and verify ${ms(work)}, writing ${ms(write)}${step}\n`,
+    );
   }
 }
 
