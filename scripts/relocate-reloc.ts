@@ -102,6 +102,7 @@ function moveTable(image: Image, span: LoadSpan, reloc: Section, say: Say): Imag
   }
   const changed = patchReferences(pairs, target - reloc.header.virtualAddress);
   const header = { virtualAddress: target, virtualSize: size, characteristics: withoutDiscardable(reloc) };
+  // The same data where it can be: its base relocations are known by it.
   const data = reloc.data.length === size ? reloc.data : reloc.data.subarray(0, size);
   changed.set(reloc, withHeader(reloc, header, data));
   const directories = image.directories.map((d, i) =>

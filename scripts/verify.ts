@@ -185,7 +185,7 @@ function judgeMemory(
   if (memory === undefined || fixups === undefined || before === undefined) return;
   const bases = usableBases(result);
   const compared = compareAtBases(comparison, before, memory, fixups, bases, findings);
-  report.push(`PE loaders: ${hex(compared)} bytes of memory compared at each base: ${bases.map(hex).join(", ")}`);
+  report.push(`PE loaders: ${hex(compared)} bytes of memory as needed at each base: ${bases.map(hex).join(", ")}`);
   reportChanges(comparison, before, report);
   report.push(checkFixups(before, fixups, span, findings));
   findings.attempt("the result", () => report.push(checkShim(comparison, memory, findings)));

@@ -24,13 +24,13 @@ import {
   SECTION_FLAGS,
   SUBSYSTEMS,
 } from "./inspect-names.ts";
+import { imageCheckSum } from "./image-checksum.ts";
 import {
   checkSections,
   COFF_HEADER,
   DIRECTORY_CERTIFICATE,
   hasFlags,
   hex,
-  imageCheckSum,
   MEM_EXECUTE,
   MEM_READ,
   MEM_WRITE,

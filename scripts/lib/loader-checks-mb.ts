@@ -117,7 +117,10 @@ export function machineLooks64(is64: boolean): (check: Check) => Check {
   return (check) =>
   (
     evidence,
-  ) => ((viewOf(evidence.bytes.subarray(0, 64)).getUint16(ELF_MACHINE_AT, true) === 62) === is64 ? check(evidence) : undefined);
+  ) => {
+    const machine = viewOf(evidence.bytes.subarray(ELF_MACHINE_AT, ELF_MACHINE_AT + 2)).getUint16(0, true);
+    return (machine === 62) === is64 ? check(evidence) : undefined;
+  };
 }
 
 /** Where a Linux kernel has "HdrS": then the file is one to QEMU. */

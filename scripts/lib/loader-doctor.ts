@@ -10,13 +10,13 @@ import { noAddresses1, noAddresses2, noMultiboot1, noMultiboot2 } from "./loader
 import type { Evidence } from "./loader-facts.ts";
 import type { Check } from "./loader-rules.ts";
 import { MB2_HEADER } from "./multiboot.ts";
+import { imageCheckSum } from "./image-checksum.ts";
 import {
   checkSections,
   COFF_HEADER,
   DIRECTORY_DEBUG,
   hasFlags,
   hex,
-  imageCheckSum,
   isStrayDebug,
   MEM_DISCARDABLE,
   NX_COMPAT,

@@ -7,10 +7,11 @@
 
 import { Buffer } from "node:buffer";
 import { ImageError } from "./cli.ts";
-import { offsetOf, readStructure, viewOf, words32, writeStructure } from "./fields.ts";
+import { offsetOf, readStructure, viewOf, writeStructure } from "./fields.ts";
 import type { Fields, Row, Structure } from "./fields.ts";
-import { PiecedFile, piecesOf, wholeOf } from "./file-bytes.ts";
+import { PiecedFile, wholeOf } from "./file-bytes.ts";
 import type { FileBytes } from "./file-bytes.ts";
+import { imageCheckSum } from "./image-checksum.ts";
 import {
   ADDRESS_SPACE,
   COFF_HEADER,
@@ -564,6 +565,7 @@ export function serializeImage(image: Image): Uint8Array {
 /** {@link serializeImage} without copying what is large and stays as it is: the file's pieces share it with the Image. */
 export function imageFile(image: Image): FileBytes {
   const apart = sectionsApart(image);
+  const isApart = new Set(apart);
   const starts = [0, ...apart.map((s) => s.header.pointerToRawData + s.data.length)];
   const ends = [...apart.map((s) => s.header.pointerToRawData), image.fileSize];
   const between = starts.map((start, i) => {
@@ -577,13 +579,18 @@ export function imageFile(image: Image): FileBytes {
   };
   const headers = between[0]?.bytes ?? new Uint8Array();
   writeHeaders(image, headers);
-  for (const section of image.sections) if (!apart.includes(section)) put(section.data, section.header.pointerToRawData);
+  for (const section of image.sections) if (!isApart.has(section)) put(section.data, section.header.pointerToRawData);
   const symbolsAt = image.coff.pointerToSymbolTable;
   if (symbolsAt !== 0) {
     put(image.symbols, symbolsAt);
     put(image.strings, symbolsAt + image.symbols.length);
   }
-  const file = new PiecedFile(between.flatMap(({ bytes }, i) => [bytes, ...apart.slice(i, i + 1).map((s) => s.data)]));
+  const file = new PiecedFile(
+    between.flatMap(({ bytes }, i) => {
+      const section = apart[i];
+      return section === undefined ? [bytes] : [bytes, section.data];
+    }),
+  );
   const checkSumAt = optionalHeaderAt(image) + offsetOf(OPTIONAL_HEADER, "checkSum");
   viewOf(headers).setUint32(checkSumAt, imageCheckSum(file, checkSumAt), true);
   return file;
@@ -621,72 +628,4 @@ function writeHeaders(image: Image, bytes: Uint8Array): void {
   image.sections.forEach((section, i) => {
     writeStructure(SECTION_HEADER, section.header, bytes, sectionTableAt(image) + i * SECTION_HEADER.size);
   });
-}
-
-/**
- * The CheckSum of an image file: the one's complement sum of its 16-bit words, the field itself taken as zero, plus the
- * length of the file (what ImageHlp's CheckSumMappedFile and GNU ld compute).
- * @param checkSumAt file offset of the CheckSum field
- */
-export function imageCheckSum(file: FileBytes, checkSumAt: number): number {
-  let sum = 0;
-  let at = 0;
-  for (const piece of piecesOf(file)) {
-    // At an odd offset, what is the low byte of a word in the piece is the high one in the file.
-    sum = fold(sum + wordSum(piece) * byteWeight(at));
-    at += piece.length;
-  }
-  // The field's own bytes are taken back out: in one's complement, subtracting is adding the complement.
-  file.subarray(checkSumAt, checkSumAt + 4).forEach((byte, i) => (sum += 0xffff - byte * byteWeight(checkSumAt + i)));
-  return fold(sum) + file.length;
-}
-
-function byteWeight(offset: number): number {
-  return offset % 2 === 0 ? 1 : 0x100;
-}
-
-/** The one's complement sum of the 16-bit words of bytes; a last byte without a second is a word. */
-function wordSum(bytes: Uint8Array): number {
-  const words = words32(bytes);
-  const whole = words.length - (words.length % 4);
-  let sum = 0;
-  for (let at = 0; at < whole; at += GAP) {
-    const end = Math.min(whole, at + GAP);
-    // Half of a linear image's load span is zeros, which native code finds faster than they are added.
-    if (Buffer.compare(bytes.subarray(4 * at, 4 * end), ZEROS) === 0) continue;
-    for (let block = at; block < end; block += SUM_BLOCK)
-      sum = fold(sum + sumOfHalves(words, block, Math.min(end, block + SUM_BLOCK)));
-  }
-  for (let at = 4 * whole; at < bytes.length; at++) sum += (bytes[at] ?? 0) * byteWeight(at);
-  return fold(sum);
-}
-
-/** Sums of so many 16-bit halves stay below 2^31: V8 has larger numbers, as it has unsigned words, in memory of their own. */
-const SUM_BLOCK = 1 << 12;
-/** Words that are looked at together for being zeros. */
-const GAP = 4 * SUM_BLOCK;
-const ZEROS = new Uint8Array(4 * GAP);
-
-/**
- * Both halves of each word, four words at a time: V8 looks up where an array is whenever it takes one. A function of its
- * own, because V8 compiles one that is called often sooner than a loop that takes long.
- * @param end a multiple of 4 behind `start`
- */
-function sumOfHalves(words: Int32Array, start: number, end: number): number {
-  let sum = 0;
-  for (let i = start; i < end; i += 4) {
-    const a = words[i] ?? 0;
-    const b = words[i + 1] ?? 0;
-    const c = words[i + 2] ?? 0;
-    const d = words[i + 3] ?? 0;
-    sum = (sum + (a & 0xffff) + (b & 0xffff) + (c & 0xffff) + (d & 0xffff)) | 0;
-    sum = (sum + (a >>> 16) + (b >>> 16) + (c >>> 16) + (d >>> 16)) | 0;
-  }
-  return sum;
-}
-
-function fold(sum: number): number {
-  let rest = sum;
-  while (rest > 0xffff) rest = Math.floor(rest / 0x10000) + (rest % 0x10000);
-  return rest;
 }
