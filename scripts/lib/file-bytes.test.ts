@@ -11,7 +11,7 @@ import { PiecedFile, piecesOf, wholeOf } from "./file-bytes.ts";
 import { imageCheckSum } from "./image-checksum.ts";
 import { imageFile, parseImage, withHeader } from "./pe.ts";
 import { checkSumOf } from "./sample-build.ts";
-import { builds } from "./sample-run.ts";
+import { builds, sample } from "./sample-run.ts";
 import { checkSum } from "./verify-file.ts";
 
 const RUNS = { seed: 20261124, numRuns: 300 } as const;
@@ -77,34 +77,44 @@ pieced.run();
 // ---
 
 const results = suite("mbEfiFile()");
-const debug = builds().find(({ id }) => id === "4.20.4+63");
-if (debug === undefined) throw new Error("Xen 4.20.4+63 is not there: make fetch-xen gets it");
+/** Two large debug sections of odd lengths, and one that is small. */
+const LARGE = sample(`set optional.sizeOfImage 0x250000
+in .debug_info
+fill 0x41 to 0x14321
+section .debug_line rva=0x230000 flags=data,discard,read
+fill 0x55 to 0x10003
+section .debug_str rva=0x241000 flags=data,discard,read
+fill 0x66 to 0x1234`);
 
-results("has debug information where it was read, and nothing else", () => {
-  const shared = piecesOf(mbEfiFile(debug.bytes, OPTIONS)).filter(({ buffer }) => buffer === debug.bytes.buffer);
-  const sections = parseImage(debug.bytes).sections.filter(({ name, data }) => name.startsWith(".debug_") && data.length >= 65536);
-  assert.equal(shared.map(({ length }) => length), sections.map(({ data }) => data.length));
-});
-
-results("is a file that verify reads in pieces: a change in any of them is found", () => {
-  const pieces = piecesOf(mbEfiFile(debug.bytes, OPTIONS));
-  assert.equal(verify(debug.bytes, new PiecedFile(pieces)).violations, []);
-  pieces.forEach((piece, i) => {
-    if (piece.length === 0) return;
-    const changed = piece.slice();
-    changed[piece.length >> 1] = (changed[piece.length >> 1] ?? 0) ^ 0x10;
-    const { violations } = verify(debug.bytes, new PiecedFile(pieces.map((p, k) => (k === i ? changed : p))));
-    assert.ok(violations.length !== 0, `piece ${i} of ${piece.length} bytes`);
+for (const { id, bytes: input } of [{ id: "a sample", bytes: LARGE }, ...builds(["4.20.4+63"])]) {
+  results(`has debug information where it was read, and nothing else: ${id}`, () => {
+    const shared = piecesOf(mbEfiFile(input, OPTIONS)).filter(({ buffer }) => buffer === input.buffer);
+    const large = parseImage(input).sections.filter(({ name, data }) => name.startsWith(".debug_") && data.length >= 65536);
+    assert.ok(large.length > 1, String(large.length));
+    assert.equal(shared.map(({ length }) => length), large.map(({ data }) => data.length));
   });
-});
+
+  results(`is a file that verify reads in pieces, and finds a change in any of them: ${id}`, () => {
+    const pieces = piecesOf(mbEfiFile(input, OPTIONS));
+    assert.equal(verify(input, new PiecedFile(pieces)).violations, []);
+    pieces.forEach((piece, i) => {
+      if (piece.length === 0) return;
+      const changed = piece.slice();
+      changed[piece.length >> 1] = (changed[piece.length >> 1] ?? 0) ^ 0x10;
+      const { violations } = verify(input, new PiecedFile(pieces.map((p, k) => (k === i ? changed : p))));
+      assert.ok(violations.length !== 0, `piece ${i} of ${piece.length} bytes`);
+    });
+  });
+}
 
 results("is put together in one piece where a large section shares bytes with another", () => {
-  const image = parseImage(debug.bytes);
+  const image = parseImage(LARGE);
   const large = image.sections.find(({ name }) => name === ".debug_info");
+  assert.ok(large !== undefined);
   const sections = image.sections.map((section) => {
-    if (section.name !== ".debug_aranges" || large === undefined) return section;
+    if (section.name !== ".debug_line") return section;
     const pointerToRawData = large.header.pointerToRawData + 0x1000;
-    const data = debug.bytes.subarray(pointerToRawData, pointerToRawData + section.data.length);
+    const data = LARGE.subarray(pointerToRawData, pointerToRawData + section.data.length);
     return withHeader(section, { pointerToRawData }, data);
   });
   const file = imageFile({ ...image, sections });
