@@ -47,7 +47,8 @@ else
   RUNTIME := $(MODULES)
 endif
 
-LIB       := $(filter-out %.test.ts,$(wildcard scripts/lib/*.ts))
+# What scripts import; scripts/README.md says which room is whose.
+LIB       := $(filter-out %.test.ts,$(wildcard scripts/cli/*.ts scripts/tables/*.ts scripts/pe/*.ts scripts/xen/*.ts scripts/judge/*.ts scripts/loaders/*.ts scripts/show/*.ts))
 KEEP_FLAG := $(if $(filter keep,$(RELOC)),--keep)
 
 ##@ Build
@@ -108,14 +109,14 @@ man: $(OUT)/xen-mb-efi.1 ## the manual page, $(OUT)/xen-mb-efi.1
 
 $(OUT)/xen-mb-efi.1: $(filter-out %.test.ts,$(wildcard scripts/*.ts)) $(LIB) Makefile package.json | $(RUNTIME)
 	@mkdir -p $(OUT)
-	@$(TS) scripts/man.ts $@
+	@$(TS) scripts/dev/man.ts $@
 
 .PHONY: dist
 dist: $(OUT)/xen-mb-efi.mjs ## mb-efi as one file that needs nothing but node 20
 
 $(OUT)/xen-mb-efi.mjs: $(wildcard scripts/*.ts) $(LIB) | $(MODULES)
 	@mkdir -p $(OUT)
-	$(TSX) scripts/dist.ts $@
+	$(TSX) scripts/dev/dist.ts $@
 
 $(MODULES): package.json package-lock.json
 	npm ci --no-audit --no-fund --loglevel=error
@@ -172,26 +173,31 @@ sign: $(TO_SIGN) ## signs for Secure Boot what was made last, and proves it (KEY
 
 .PHONY: test
 test: check | $(MODULES) ## types, unit tests, goldens; TEST=NAME for some of the files
-	@$(TSX) scripts/run-tests.ts $(if $(TEST),--only $(call quote,$(TEST)))
+	@$(TSX) scripts/dev/run-tests.ts $(if $(TEST),--only $(call quote,$(TEST)))
 
 .PHONY: check
-check: | $(MODULES) ## types only: tsx does not check them
+check: | $(MODULES) ## types, which tsx does not check, and format
 	@node_modules/.bin/tsc --noEmit
+	@node_modules/.bin/prettier --check --cache --log-level warn 'scripts/**/*.ts'
+
+.PHONY: format
+format: | $(MODULES) ## puts every script into the one format that make check asks for
+	@node_modules/.bin/prettier --write --cache --log-level warn 'scripts/**/*.ts'
 
 .PHONY: fetch-xen
 fetch-xen: | $(RUNTIME) ## the six known Xen builds to samples/xen (XEN_DEBS=DIR is looked in first)
-	@$(TS) scripts/fetch-xen.ts
+	@$(TS) scripts/dev/fetch-xen.ts
 
 .PHONY: golden golden-update golden-add
 golden: | $(MODULES) ## goldens only; NAME=… XEN_EFI=… checks a build frozen by golden-add
-	@$(TSX) scripts/golden.ts check $(if $(NAME),$(call quote,$(NAME)) $(if $(filter-out file,$(origin XEN_EFI)),$(call quote,$(XEN_EFI))))
+	@$(TSX) scripts/dev/golden.ts check $(if $(NAME),$(call quote,$(NAME)) $(if $(filter-out file,$(origin XEN_EFI)),$(call quote,$(XEN_EFI))))
 
 golden-update: | $(MODULES) ## rewrites the goldens and says what changed
-	@$(TSX) scripts/golden.ts update
+	@$(TSX) scripts/dev/golden.ts update
 	@for views in layout explain; do VIEWS_UPDATE=1 $(TSX) scripts/$$views.test.ts | grep -o 'golden/views/.*: written' || :; done
 
 golden-add: | $(MODULES) ## freezes a build of your own (NAME=… XEN_EFI=…)
-	@$(TSX) scripts/golden.ts add $(call quote,$(NAME)) $(call quote,$(XEN_EFI))
+	@$(TSX) scripts/dev/golden.ts add $(call quote,$(NAME)) $(call quote,$(XEN_EFI))
 
 .PHONY: runtimes
 runtimes: ## other node majors and Deno, for make test, to build/runtimes
@@ -200,11 +206,11 @@ runtimes: ## other node majors and Deno, for make test, to build/runtimes
 
 .PHONY: bench
 bench: dist | $(RUNTIME) ## mb-efi beside objcopy, llvm-objcopy and cp: time, memory, disk (RUNS=N; binutils, llvm, time)
-	@$(TS) scripts/bench.ts $(if $(RUNS),--runs $(RUNS))
+	@$(TS) scripts/dev/bench.ts $(if $(RUNS),--runs $(RUNS))
 
 .PHONY: fuzz
 fuzz: | $(MODULES) ## mutated images through everything (SECONDS=… or COUNT=…, SEED=…)
-	@$(TSX) scripts/fuzz.ts $(if $(SECONDS),--seconds $(SECONDS)) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+	@$(TSX) scripts/dev/fuzz.ts $(if $(SECONDS),--seconds $(SECONDS)) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 .PHONY: samples
 samples: ## links samples/mini-xen anew, with gcc and binutils
@@ -218,19 +224,19 @@ BOOT_IMAGE = $(or $(IMAGE),$(OUT)/xen.mb.efi)
 
 .PHONY: boot-test
 boot-test: | $(RUNTIME) ## mini-xen and one Xen build through every boot loader
-	$(TS) scripts/boot.ts
+	$(TS) scripts/dev/boot.ts
 
 .PHONY: boot-matrix
 boot-matrix: | $(RUNTIME) ## all known Xen builds through every boot loader
-	$(TS) scripts/boot.ts --matrix
+	$(TS) scripts/dev/boot.ts --matrix
 
 .PHONY: boot
 boot: $(if $(IMAGE),,$(OUT)/xen.mb.efi) | $(RUNTIME) ## one image through one loader, on this terminal (IMAGE=FILE BOOT=PATH)
-	$(TS) scripts/boot.ts --image $(call quote,$(BOOT_IMAGE)) --boot $(call quote,$(BOOT))
+	$(TS) scripts/dev/boot.ts --image $(call quote,$(BOOT_IMAGE)) --boot $(call quote,$(BOOT))
 
 .PHONY: boot-packages
 boot-packages: | $(RUNTIME) ## the Debian packages that the boot targets need
-	@$(TS) scripts/boot.ts --packages
+	@$(TS) scripts/dev/boot.ts --packages
 
 ##@ In a Xen tree
 
@@ -242,7 +248,7 @@ uninstall-xen: | $(RUNTIME) ## takes it out again, byte for byte (XEN=DIR)
 	@$(TS) scripts/install-xen.ts $(call quote,$(XEN)) --remove
 
 xen-tree-test: dist | $(MODULES) ## builds real Xen sources with it, minutes each (ONLY=TEXT)
-	@$(TSX) scripts/xen-tree-test.ts $(if $(ONLY),--only $(call quote,$(ONLY)))
+	@$(TSX) scripts/dev/xen-tree-test.ts $(if $(ONLY),--only $(call quote,$(ONLY)))
 
 ##@ Other
 

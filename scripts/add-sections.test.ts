@@ -13,15 +13,15 @@ import { addSections, command, payloadSections, removeSections } from "./add-sec
 import type { Payload } from "./add-sections.ts";
 import { alignSections } from "./align-sections.ts";
 import { checkLoaders } from "./check-loaders.ts";
+import { KINDS, builds, differences, once, run, sample } from "./dev/sample/run.ts";
 import { emitHeader } from "./emit-header.ts";
-import { authenticode } from "./lib/authenticode.ts";
-import { boots } from "./lib/loader-rules.ts";
-import { parseImage, sectionEnd, serializeImage } from "./lib/pe.ts";
-import type { Image } from "./lib/pe.ts";
-import { builds, differences, KINDS, once, run, sample } from "./lib/sample-run.ts";
-import { loadSpan, whyNotLinear } from "./lib/xen.ts";
+import { boots } from "./loaders/rules.ts";
+import { authenticode } from "./pe/authenticode.ts";
+import { parseImage, sectionEnd, serializeImage } from "./pe/image.ts";
+import type { Image } from "./pe/image.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 import { verify } from "./verify.ts";
+import { loadSpan, whyNotLinear } from "./xen/xen.ts";
 
 const bytesOf = (length: number, seed: number): Uint8Array =>
   Uint8Array.from({ length }, (_, i) => (i * seed + (i >> 7)) & 0xff);

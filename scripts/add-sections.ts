@@ -6,7 +6,7 @@
 //
 // Changes: adds sections behind everything else, each at the next multiple of SectionAlignment, in the order given; one
 //   of the same name is replaced, in its place if the new contents fit there. VirtualSize is the exact length of the
-//   file: Xen takes it as such. SizeOfImage, CheckSum, file offsets and sizes follow (lib/layout.ts); the header area
+//   file: Xen takes it as such. SizeOfImage, CheckSum, file offsets and sizes follow (xen/layout.ts); the header area
 //   grows if needed. A linear image stays linear, any other is laid out packed, on multiples of 512.
 // Leaves: everything else, TimeDateStamp, every other section's data and RVA, both Multiboot headers.
 // Refuses: what Xen or shim would not find or not take (names over 8 characters, empty files, an SBAT table that is not
@@ -17,9 +17,24 @@
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import * as fs from "node:fs";
-import { displayName, FileError, readInput, refuseSameFile, runIfMain, UsageError, writeOutput } from "./lib/cli.ts";
-import type { Command } from "./lib/cli.ts";
-import { piecesOf } from "./lib/file-bytes.ts";
+import { displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts";
+import type { Command } from "./cli/cli.ts";
+import { FileError, UsageError } from "./cli/errors.ts";
+import { hex, printable, range } from "./cli/numbers.ts";
+import { piecesOf } from "./pe/file-bytes.ts";
+import {
+  byAddress,
+  checkSections,
+  definedSymbols,
+  hasFlags,
+  imageFile,
+  parseImage,
+  roundUp,
+  sectionEnd,
+  sortSectionTable,
+  withHeader,
+} from "./pe/image.ts";
+import type { Image, Section } from "./pe/image.ts";
 import {
   failing,
   isLinear,
@@ -28,33 +43,14 @@ import {
   refuseUnmovable,
   repairStraySections,
   withSections,
-} from "./lib/layout.ts";
-import { findMultiboot1 } from "./lib/multiboot.ts";
-import {
-  byAddress,
-  checkSections,
-  CNT_INITIALIZED_DATA,
-  CNT_UNINITIALIZED_DATA,
-  definedSymbols,
-  DIRECTORY_CERTIFICATE,
-  hasFlags,
-  hex,
-  imageFile,
-  MEM_READ,
-  parseImage,
-  printable,
-  range,
-  roundUp,
-  sectionEnd,
-  sortSectionTable,
-  withHeader,
-} from "./lib/pe.ts";
-import type { Image, Section } from "./lib/pe.ts";
-import { hasSbatComponent, sbatFault } from "./lib/sbat.ts";
-import { aboutFile, sayOn, silent, stripSignature } from "./lib/transform.ts";
-import type { Say } from "./lib/transform.ts";
-import { loadSpan } from "./lib/xen.ts";
-import type { LoadSpan } from "./lib/xen.ts";
+} from "./xen/layout.ts";
+import { hasSbatComponent, sbatFault } from "./pe/sbat.ts";
+import { aboutFile, sayOn, silent, stripSignature } from "./pe/transform.ts";
+import type { Say } from "./pe/transform.ts";
+import { CNT_INITIALIZED_DATA, CNT_UNINITIALIZED_DATA, DIRECTORY_CERTIFICATE, MEM_READ } from "./tables/pe.ts";
+import { findMultiboot1 } from "./xen/multiboot.ts";
+import { loadSpan } from "./xen/xen.ts";
+import type { LoadSpan } from "./xen/xen.ts";
 
 const USAGE = `Usage: add-sections.ts IN OUT [--section NAME=FILE]... [--remove NAME]... [--strip-signature]
        add-sections.ts IN --list

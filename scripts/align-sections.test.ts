@@ -6,14 +6,15 @@ import { Buffer } from "node:buffer";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { alignSections } from "./align-sections.ts";
-import { ImageError } from "./lib/cli.ts";
-import { parseImage, serializeImage } from "./lib/pe.ts";
-import { alwaysTrue, readFacts } from "./lib/sample-facts.ts";
-import type { Facts } from "./lib/sample-facts.ts";
-import { builds, differences, KINDS, once, sample } from "./lib/sample-run.ts";
+import { ImageError } from "./cli/errors.ts";
+import { alwaysTrue, readFacts } from "./dev/sample/facts.ts";
+import type { Facts } from "./dev/sample/facts.ts";
+import { KINDS, builds, differences, once, sample } from "./dev/sample/run.ts";
+import { parseImage, serializeImage } from "./pe/image.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 
-const relocated = (bytes: Uint8Array, keep: boolean): Uint8Array => serializeImage(relocateReloc(parseImage(bytes), keep));
+const relocated = (bytes: Uint8Array, keep: boolean): Uint8Array =>
+  serializeImage(relocateReloc(parseImage(bytes), keep));
 const align = (bytes: Uint8Array): Uint8Array => serializeImage(alignSections(parseImage(bytes)));
 const IMAGES = [{ id: "tiny", bytes: sample() }, ...builds(KINDS)].flatMap(({ id, bytes }) => [
   { id: `${id}, moved`, bytes: relocated(bytes, false) },
@@ -30,7 +31,9 @@ function wrongBytes(before: Facts, after: Facts): string[] {
   const first = number(sections[0]?.["virtualAddress"]);
   let end = headers;
   sections.forEach((section, i) => {
-    const [pointer, size, rva] = ["pointerToRawData", "sizeOfRawData", "virtualAddress"].map((field) => number(section[field]));
+    const [pointer, size, rva] = ["pointerToRawData", "sizeOfRawData", "virtualAddress"].map((field) =>
+      number(section[field]),
+    );
     if (pointer === undefined || size === undefined || rva === undefined) return;
     const name = String(section["name"]);
     if (size !== 0 && pointer !== end) wrong.push(`${name} is at 0x${pointer.toString(16)}, a gap or an overlap`);
@@ -44,18 +47,24 @@ function wrongBytes(before: Facts, after: Facts): string[] {
       // Only a debug directory entry's file offset may change: its last four bytes.
       const debug = number(after.directories[6]?.["virtualAddress"]) - rva;
       const entries = number(after.directories[6]?.["size"]);
-      if (!(from >= debug && to <= debug + entries && (from - debug) % 28 >= 24)) wrong.push(`${name}+0x${from.toString(16)} changed`);
+      if (!(from >= debug && to <= debug + entries && (from - debug) % 28 >= 24))
+        wrong.push(`${name}+0x${from.toString(16)} changed`);
     }
-    if (after.bytes.subarray(pointer + length, pointer + size).some((byte) => byte !== 0)) wrong.push(`${name}: not zero behind its data`);
+    if (after.bytes.subarray(pointer + length, pointer + size).some((byte) => byte !== 0))
+      wrong.push(`${name}: not zero behind its data`);
   });
-  const [oldTable, newTable] = [before, after].map((facts) => facts.bytes.subarray(number(facts.coff["pointerToSymbolTable"])));
+  const [oldTable, newTable] = [before, after].map((facts) =>
+    facts.bytes.subarray(number(facts.coff["pointerToSymbolTable"])),
+  );
   if (number(after.coff["pointerToSymbolTable"]) !== 0) {
     if (number(after.coff["pointerToSymbolTable"]) !== end) wrong.push("the symbol table does not follow the sections");
     const size = after.symbols.length === 0 ? 0 : (oldTable?.length ?? 0);
-    if (Buffer.compare(oldTable ?? Buffer.of(), newTable?.subarray(0, size) ?? Buffer.of()) !== 0) wrong.push("symbols or strings changed");
+    if (Buffer.compare(oldTable ?? Buffer.of(), newTable?.subarray(0, size) ?? Buffer.of()) !== 0)
+      wrong.push("symbols or strings changed");
     end += size;
   }
-  if (after.bytes.length !== Math.ceil(end / 8) * 8) wrong.push(`length 0x${after.bytes.length.toString(16)} for an end of 0x${end.toString(16)}`);
+  if (after.bytes.length !== Math.ceil(end / 8) * 8)
+    wrong.push(`length 0x${after.bytes.length.toString(16)} for an end of 0x${end.toString(16)}`);
   return [...wrong, ...alwaysTrue(after)];
 }
 
@@ -73,13 +82,29 @@ for (const { id, bytes } of IMAGES) {
 
   properties(`${id}: only the announced header fields change`, () => {
     const [before, after] = [readFacts(bytes), readFacts(alignedOnce())];
-    const announced = new Set(["sizeOfCode", "sizeOfInitializedData", "fileAlignment", "sizeOfImage", "sizeOfHeaders", "checkSum", "pointerToSymbolTable"]);
-    const changed = (["coff", "optional"] as const).flatMap((part) => Object.keys(before[part]).filter((field) => before[part][field] !== after[part][field]));
+    const announced = new Set([
+      "sizeOfCode",
+      "sizeOfInitializedData",
+      "fileAlignment",
+      "sizeOfImage",
+      "sizeOfHeaders",
+      "checkSum",
+      "pointerToSymbolTable",
+    ]);
+    const changed = (["coff", "optional"] as const).flatMap((part) =>
+      Object.keys(before[part]).filter((field) => before[part][field] !== after[part][field]),
+    );
     assert.is(changed.filter((field) => !announced.has(field)).join(" "), "");
     assert.equal(after.directories, before.directories);
     for (const [i, section] of after.sections.entries()) {
       const { pointerToRawData: _p, sizeOfRawData: _s, virtualSize: _v, virtualAddress: rva, ...rest } = section;
-      const { pointerToRawData: _p2, sizeOfRawData: _s2, virtualSize: _v2, virtualAddress: oldRva, ...oldRest } = before.sections[i] ?? {};
+      const {
+        pointerToRawData: _p2,
+        sizeOfRawData: _s2,
+        virtualSize: _v2,
+        virtualAddress: oldRva,
+        ...oldRest
+      } = before.sections[i] ?? {};
       assert.equal(rest, oldRest);
       assert.ok(rva === oldRva, String(section["name"]));
     }
@@ -88,13 +113,18 @@ for (const { id, bytes } of IMAGES) {
 
 /** Memory is to be bounded by the file's size, and no step reads what is longer than 2^31 - 1 bytes. */
 properties("refuses what would become longer than any file that can be read", () => {
-  const image = parseImage(sample(`
+  const image = parseImage(
+    sample(`
 set section .data.virtualAddress 0xc0000000
 set section .bss.virtualAddress 0xc0001000
 set section .reloc.virtualAddress 0xc0004000
 set section .debug_info.virtualAddress 0xc0005000
-set optional.sizeOfImage 0xc0006000`));
-  assert.throws(() => alignSections(image), (error: unknown) => error instanceof ImageError && /^Cannot align sections: /.test(error.message));
+set optional.sizeOfImage 0xc0006000`),
+  );
+  assert.throws(
+    () => alignSections(image),
+    (error: unknown) => error instanceof ImageError && /^Cannot align sections: /.test(error.message),
+  );
 });
 
 properties.run();

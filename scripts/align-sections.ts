@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //
 // Makes the file linear: over everything Multiboot loads, file offset = RVA - delta with one delta, and no gap anywhere.
-// File offsets and sizes are computed in lib/layout.ts, for this step and for whatever changes an image later.
+// File offsets and sizes are computed in xen/layout.ts, for this step and for whatever changes an image later.
 //
 // Changes: raw pointers and raw sizes of all sections; VirtualSize where filler is added; SizeOfHeaders, FileAlignment,
 //   SizeOfCode, SizeOfInitializedData, SizeOfImage (it never shrinks); the file offsets in COFF header and debug
@@ -20,13 +20,13 @@
 // Multiboot copies one range of the file to one range of memory, so the gaps between sections must be in the file; only
 // the 2 MiB below `first` need not be. A section's raw data reaches to the next section's RVA.
 
-import { runIfMain } from "./lib/cli.ts";
-import { layOutLinear, refuseUnmovable, repairStraySections } from "./lib/layout.ts";
-import { checkSections, sortSectionTable } from "./lib/pe.ts";
-import type { Image } from "./lib/pe.ts";
-import { onFile, silent, stripSignature, transformCommand } from "./lib/transform.ts";
-import type { Say } from "./lib/transform.ts";
-import { loadSpan } from "./lib/xen.ts";
+import { runIfMain } from "./cli/cli.ts";
+import { checkSections, sortSectionTable } from "./pe/image.ts";
+import type { Image } from "./pe/image.ts";
+import { layOutLinear, refuseUnmovable, repairStraySections } from "./xen/layout.ts";
+import { onFile, silent, stripSignature, transformCommand } from "./pe/transform.ts";
+import type { Say } from "./pe/transform.ts";
+import { loadSpan } from "./xen/xen.ts";
 
 const USAGE = `Usage: align-sections.ts IN OUT [--strip-signature]
 

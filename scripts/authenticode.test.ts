@@ -9,20 +9,20 @@ import * as fs from "node:fs";
 import { tmpdir } from "node:os";
 import * as path from "node:path";
 import process from "node:process";
-import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { alignSections } from "./align-sections.ts";
 import { command } from "./authenticode.ts";
+import { runCommand } from "./cli/cli.ts";
+import type { Io } from "./cli/cli.ts";
+import { ImageError } from "./cli/errors.ts";
+import { TOP } from "./dev/places.ts";
+import { makeSample } from "./dev/sample/text.ts";
 import { emitHeader } from "./emit-header.ts";
-import { authenticode, authenticodeDigests } from "./lib/authenticode.ts";
-import { ImageError, runCommand } from "./lib/cli.ts";
-import type { Io } from "./lib/cli.ts";
-import { parseImage, serializeImage } from "./lib/pe.ts";
-import { makeSample } from "./lib/sample.ts";
+import { authenticode, authenticodeDigests } from "./pe/authenticode.ts";
+import { parseImage, serializeImage } from "./pe/image.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 
-const TOP = fileURLToPath(new URL("..", import.meta.url));
 const MINI_XEN = path.join(TOP, "samples/mini-xen/mini-xen.efi");
 const REAL_XEN = path.join(TOP, "samples/xen/4.17.7+13/xen.efi");
 

@@ -6,12 +6,12 @@
 // Changes: nothing. Signed and unsigned files alike; a signature itself is not checked.
 // Refuses: what is not a PE image for x86-64.
 
-import { displayName, readInput, runIfMain } from "./lib/cli.ts";
-import type { Command } from "./lib/cli.ts";
-import { authenticode, authenticodeDigests } from "./lib/authenticode.ts";
-import type { Authenticode, CountName, FileRange, Place } from "./lib/authenticode.ts";
-import { range } from "./lib/pe.ts";
-import { aboutFile } from "./lib/transform.ts";
+import { displayName, readInput, runIfMain } from "./cli/cli.ts";
+import type { Command } from "./cli/cli.ts";
+import { range } from "./cli/numbers.ts";
+import { authenticode, authenticodeDigests } from "./pe/authenticode.ts";
+import type { Authenticode, CountName, FileRange, Place } from "./pe/authenticode.ts";
+import { aboutFile } from "./pe/transform.ts";
 
 const USAGE = `Usage: authenticode.ts FILE [--json]
 

@@ -14,20 +14,20 @@ import { addSections } from "./add-sections.ts";
 import { alignSections } from "./align-sections.ts";
 import { checkLoaders, command, reportText } from "./check-loaders.ts";
 import type { Report } from "./check-loaders.ts";
+import { runCommand } from "./cli/cli.ts";
+import { PATHS } from "./dev/boot/paths.ts";
+import { MATRIX, expected, goesThrough, subjectName } from "./dev/boot/plan.ts";
+import { knownBuilds } from "./dev/known-builds.ts";
+import { SAMPLES } from "./dev/places.ts";
 import { emitHeader } from "./emit-header.ts";
-import { PATHS } from "./lib/boot-paths.ts";
-import { expected, goesThrough, MATRIX, subjectName } from "./lib/boot-plan.ts";
-import { runCommand } from "./lib/cli.ts";
-import { knownBuilds } from "./lib/known-builds.ts";
-import { examine } from "./lib/loader-facts.ts";
-import { loadAs, PROFILE_OF_PATH, profileNamed, PROFILES } from "./lib/loader-profiles.ts";
-import { boots, verdictLine } from "./lib/loader-rules.ts";
-import type { Outcome, Verdict } from "./lib/loader-rules.ts";
-import { parseImage, serializeImage } from "./lib/pe.ts";
+import { examine } from "./loaders/facts.ts";
+import { PROFILES, PROFILE_OF_PATH, loadAs, profileNamed } from "./loaders/profiles.ts";
+import { boots, verdictLine } from "./loaders/rules.ts";
+import type { Outcome, Verdict } from "./loaders/rules.ts";
+import { parseImage, serializeImage } from "./pe/image.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 import { stripDebug } from "./strip-debug.ts";
 
-const SAMPLES = path.join(path.dirname(fileURLToPath(import.meta.url)), "..", "samples");
 const MAIN_BUILD = "4.17.7+13";
 
 type Variant = "untouched" | "move" | "keep";
@@ -127,8 +127,13 @@ for (const id of absent) table(`${id}: not there`, () => skipped(`samples/xen/${
 
 for (const build of builds) {
   table(`of ${build}`, () => {
-    const rows = TABLE.trim().split("\n").map((line) => line.trim().split(/\s+/));
-    assert.equal(rows.map(([name]) => name), PROFILES.map((p) => p.name));
+    const rows = TABLE.trim()
+      .split("\n")
+      .map((line) => line.trim().split(/\s+/));
+    assert.equal(
+      rows.map(([name]) => name),
+      PROFILES.map((p) => p.name),
+    );
     for (const [name = "", ...letters] of rows) {
       VARIANTS.forEach((variant, i) => {
         const letter = EXCEPTIONS[`${build} ${variant} ${name}`] ?? letters[i] ?? "";
@@ -217,12 +222,15 @@ table("agree with what the loaders were seen to do in the boot tests", () => {
 
 table("name memory and entry", () => {
   const evidence = examine(load("mini-xen", "move"));
-  const of = (name: string) => loadAs(profileNamed(name) ?? assert.unreachable() as never, evidence);
+  const of = (name: string) => loadAs(profileNamed(name) ?? (assert.unreachable() as never), evidence);
   const firmware = of("edk2");
   assert.is(firmware.entry, evidence.image.optional.addressOfEntryPoint);
   assert.is(of("shim").memory.length < firmware.memory.length, true); // without DWARF
   assert.is(of("grub-mb2").entry, 0x200000);
-  assert.equal(of("grub-mb1").memory.map(({ start, end }) => [start, end]), [[0x1ff000, 0xa00000]]);
+  assert.equal(
+    of("grub-mb1").memory.map(({ start, end }) => [start, end]),
+    [[0x1ff000, 0xa00000]],
+  );
 });
 
 table.run();

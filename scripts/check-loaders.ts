@@ -4,19 +4,20 @@
 // not, in the words that the loader itself would print. Then, for packagers, what stands in the way and which step
 // removes it.
 //
-// Changes nothing. The rules are tables (lib/loader-*.ts), each rule with the loader's source it was read from. What
+// Changes nothing. The rules are tables (loaders/*.ts), each rule with the loader's source it was read from. What
 //   depends on the machine (free memory, keys, whether a file is signed) is no verdict: it is said as a warning.
 // Refuses: what is not a PE image for x86-64, or points outside the file.
 
-import { readInput, runIfMain, UsageError } from "./lib/cli.ts";
-import type { Command } from "./lib/cli.ts";
-import { obstacles, traits } from "./lib/loader-doctor.ts";
-import type { Obstacle, Traits } from "./lib/loader-doctor.ts";
-import { examine } from "./lib/loader-facts.ts";
-import { profileNamed, PROFILES } from "./lib/loader-profiles.ts";
-import { boots, furtherLines, judge, verdictLine } from "./lib/loader-rules.ts";
-import type { Profile, Verdict } from "./lib/loader-rules.ts";
-import { aboutFile } from "./lib/transform.ts";
+import { readInput, runIfMain } from "./cli/cli.ts";
+import type { Command } from "./cli/cli.ts";
+import { UsageError } from "./cli/errors.ts";
+import { obstacles, traits } from "./loaders/doctor.ts";
+import type { Obstacle, Traits } from "./loaders/doctor.ts";
+import { examine } from "./loaders/facts.ts";
+import { PROFILES, profileNamed } from "./loaders/profiles.ts";
+import { boots, furtherLines, judge, verdictLine } from "./loaders/rules.ts";
+import type { Profile, Verdict } from "./loaders/rules.ts";
+import { aboutFile } from "./pe/transform.ts";
 
 const USAGE = `Usage: check-loaders.ts FILE [--loader NAME]... [--json]
 
@@ -77,9 +78,10 @@ function doctorLines(found: readonly Obstacle[], t: Traits): string[] {
   });
   return [
     found.length === 0 ? "What stands in the way: nothing" : "What stands in the way:",
-    ...found.flatMap((
-      { what, remedy, advice },
-    ) => [`- ${what}`, `    ${remedyText(remedy)}${advice === "" ? "" : `; ${advice}`}`]),
+    ...found.flatMap(({ what, remedy, advice }) => [
+      `- ${what}`,
+      `    ${remedyText(remedy)}${advice === "" ? "" : `; ${advice}`}`,
+    ]),
     "",
     "What it is like:",
     `  linked by GNU ld ${t.linker}, NX_COMPAT ${t.nxCompat ? "is" : "is not"} claimed`,

@@ -5,14 +5,15 @@
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { alignSections } from "./align-sections.ts";
+import { ImageError } from "./cli/errors.ts";
+import { alwaysTrue, lookUp, readFacts } from "./dev/sample/facts.ts";
+import { KINDS, builds, differences, once, sample } from "./dev/sample/run.ts";
 import { emitHeader } from "./emit-header.ts";
-import { ImageError } from "./lib/cli.ts";
-import { parseImage, serializeImage } from "./lib/pe.ts";
-import { alwaysTrue, lookUp, readFacts } from "./lib/sample-facts.ts";
-import { builds, differences, KINDS, once, sample } from "./lib/sample-run.ts";
+import { parseImage, serializeImage } from "./pe/image.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 
-const prepared = (bytes: Uint8Array, keep: boolean): Uint8Array => serializeImage(alignSections(relocateReloc(parseImage(bytes), keep)));
+const prepared = (bytes: Uint8Array, keep: boolean): Uint8Array =>
+  serializeImage(alignSections(relocateReloc(parseImage(bytes), keep)));
 const emit = (bytes: Uint8Array): Uint8Array => serializeImage(emitHeader(parseImage(bytes)));
 const IMAGES = [{ id: "tiny", bytes: sample() }, ...builds(KINDS)].flatMap(({ id, bytes }) => [
   { id: `${id}, moved`, bytes: prepared(bytes, false) },
@@ -59,7 +60,10 @@ for (const { id, bytes } of IMAGES) {
       const loadAt = fact(`${header.slice(0, 3)}.offset`) - (fact(`${header}.headerAddr`) - fact(`${header}.loadAddr`));
       assert.is(loadAt - fact(`${header}.loadAddr`), fact("optional.sizeOfHeaders") - first, `${header}: delta`);
       assert.ok(loadAt >= 0 && fact(`${header}.loadAddr`) <= fact(`${header}.headerAddr`), `${header}: load_addr`);
-      assert.ok(loadAt + fact(`${header}.loadEndAddr`) - fact(`${header}.loadAddr`) <= facts.bytes.length, `${header}: load_end_addr is behind the file`);
+      assert.ok(
+        loadAt + fact(`${header}.loadEndAddr`) - fact(`${header}.loadAddr`) <= facts.bytes.length,
+        `${header}: load_end_addr is behind the file`,
+      );
       assert.is(fact(`${header}.bssEndAddr`) % 0x200000, 0);
     }
     assert.is(fact("mb1.entryAddr"), fact("mb2.entry_address.entryAddr"));
@@ -67,7 +71,10 @@ for (const { id, bytes } of IMAGES) {
   });
 
   properties(`${id}: twice is refused by name`, () => {
-    assert.throws(() => emit(resultOnce()), (error: unknown) => error instanceof ImageError && /has the tag ADDRESS/.test(error.message));
+    assert.throws(
+      () => emit(resultOnce()),
+      (error: unknown) => error instanceof ImageError && /has the tag ADDRESS/.test(error.message),
+    );
   });
 }
 

@@ -15,13 +15,26 @@
 // header must not lie below it. Multiboot1: that form needs 32 bytes which .text has not got, so it lies at the end of the
 // header area, which is loaded along, below the image: Multiboot1 loads at fixed addresses, and .text stays aligned.
 
-import { ImageError, runIfMain } from "./lib/cli.ts";
-import { readStructure, viewOf, writeStructure } from "./lib/fields.ts";
-import { PiecedFile } from "./lib/file-bytes.ts";
-import type { FileBytes } from "./lib/file-bytes.ts";
+import { runIfMain } from "./cli/cli.ts";
+import { ImageError } from "./cli/errors.ts";
+import { hex, range } from "./cli/numbers.ts";
+import { PiecedFile } from "./pe/file-bytes.ts";
+import type { FileBytes } from "./pe/file-bytes.ts";
 import {
-  findMultiboot1,
-  findMultiboot2,
+  checkSections,
+  hasFlags,
+  isStrayDebug,
+  roundUp,
+  sectionEnd,
+  sectionTableEnd,
+  sortSectionTable,
+  symbolsNamed,
+} from "./pe/image.ts";
+import type { Image, Section } from "./pe/image.ts";
+import { onFile, silent, transformCommand } from "./pe/transform.ts";
+import type { Say } from "./pe/transform.ts";
+import { readStructure, viewOf, writeStructure } from "./tables/fields.ts";
+import {
   MB1_ADDRESS_HEADER,
   MB1_AOUT_KLUDGE,
   MB1_HEADER,
@@ -44,34 +57,12 @@ import {
   MB2_TAG,
   MB2_TAG_NAMES,
   MB2_TAG_OPTIONAL,
-  multiboot2Tags,
-  multibootChecksum,
-} from "./lib/multiboot.ts";
-import type { Multiboot2Tag } from "./lib/multiboot.ts";
-import {
-  checkSections,
-  DIRECTORY_DEBUG,
-  hasFlags,
-  hex,
-  isStrayDebug,
-  MEM_EXECUTE,
-  MEM_WRITE,
-  NX_COMPAT,
-  PAGE_SIZE,
-  range,
-  roundUp,
-  SECTION_HEADER,
-  sectionEnd,
-  sectionTableEnd,
-  SIZE_2M,
-  sortSectionTable,
-  symbolsNamed,
-} from "./lib/pe.ts";
-import type { Image, Section } from "./lib/pe.ts";
-import { onFile, silent, transformCommand } from "./lib/transform.ts";
-import type { Say } from "./lib/transform.ts";
-import { fixupSize, loadSpan, relocationDirectory, relocationLists, whyNotLinear } from "./lib/xen.ts";
-import type { LoadSpan } from "./lib/xen.ts";
+} from "./tables/multiboot.ts";
+import { DIRECTORY_DEBUG, MEM_EXECUTE, MEM_WRITE, NX_COMPAT, PAGE_SIZE, SECTION_HEADER, SIZE_2M } from "./tables/pe.ts";
+import { findMultiboot1, findMultiboot2, multiboot2Tags, multibootChecksum } from "./xen/multiboot.ts";
+import type { Multiboot2Tag } from "./xen/multiboot.ts";
+import { fixupSize, loadSpan, relocationDirectory, relocationLists, whyNotLinear } from "./xen/xen.ts";
+import type { LoadSpan } from "./xen/xen.ts";
 
 const USAGE = `Usage: emit-header.ts IN OUT
 
@@ -133,7 +124,11 @@ function fail(reason: string): never {
 
 /** The 32-bit entry point: the external symbol `start`, which is the first byte of .text in every Xen so far. */
 function entryAddress(image: Image, span: LoadSpan): number {
-  const found = new Set(symbolsNamed(image, "start").filter((s) => s.external).map((s) => s.rva));
+  const found = new Set(
+    symbolsNamed(image, "start")
+      .filter((s) => s.external)
+      .map((s) => s.rva),
+  );
   const [entry = span.first, other] = found;
   if (other !== undefined) fail(`there are two external symbols start, at ${hex(entry)} and ${hex(other)}, needed one`);
   if (entry < span.first || entry >= span.dataEnd)

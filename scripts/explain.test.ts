@@ -10,21 +10,21 @@ import process from "node:process";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { addSections } from "./add-sections.ts";
+import { ImageError } from "./cli/errors.ts";
+import { Random } from "./dev/fuzz/random.ts";
+import { Fuzzer } from "./dev/fuzz/run.ts";
+import { VARIANTS, builtInBuilds, chainOf, readBuild } from "./dev/golden/cases.ts";
+import { beforeAndAfter, matchView } from "./dev/golden/views.ts";
+import type { BeforeAndAfter } from "./dev/golden/views.ts";
+import { TOP } from "./dev/places.ts";
+import { KINDS, run, sample } from "./dev/sample/run.ts";
+import { makeSample } from "./dev/sample/text.ts";
 import { command, explain } from "./explain.ts";
-import { ImageError } from "./lib/cli.ts";
-import { explanationText } from "./lib/explain-text.ts";
-import { WHY } from "./lib/explain-why.ts";
-import { VARIANTS } from "./lib/golden.ts";
-import { builtInBuilds, chainOf, readBuild } from "./lib/golden.ts";
-import { beforeAndAfter, matchView } from "./lib/golden-views.ts";
-import type { BeforeAndAfter } from "./lib/golden-views.ts";
-import { Fuzzer } from "./lib/fuzz-run.ts";
-import { Random } from "./lib/fuzz-random.ts";
-import { imageCheckSum } from "./lib/image-checksum.ts";
-import { parseImage, sectionTableEnd, serializeImage } from "./lib/pe.ts";
-import { makeSample } from "./lib/sample.ts";
-import { KINDS, run, sample, TOP } from "./lib/sample-run.ts";
 import { mbEfi } from "./mb-efi.ts";
+import { imageCheckSum } from "./pe/checksum.ts";
+import { parseImage, sectionTableEnd, serializeImage } from "./pe/image.ts";
+import { explanationText } from "./show/explain-text.ts";
+import { WHY } from "./show/explain-why.ts";
 import { stripDebug } from "./strip-debug.ts";
 
 /** The text, which must end as a complete one does. */
@@ -32,10 +32,14 @@ function complete(original: Uint8Array, result: Uint8Array): string {
   const { account, steps, unexplained } = explain(original, result);
   assert.is(unexplained.join("\n"), "");
   const text = explanationText(account, steps, "xen.efi", "xen.mb.efi");
-  const [, size, changed, moved, stayed, added] = /^(\d+) bytes: (\d+) changed, (\d+) moved, (\d+) as they were, (\d+) zeros added$/m.exec(text)?.map(Number) ?? [];
+  const [, size, changed, moved, stayed, added] =
+    /^(\d+) bytes: (\d+) changed, (\d+) moved, (\d+) as they were, (\d+) zeros added$/m.exec(text)?.map(Number) ?? [];
   assert.is(size, result.length);
   assert.is((changed ?? 0) + (moved ?? 0) + (stayed ?? 0) + (added ?? 0), result.length, "the sums do not add up");
-  assert.match(text, new RegExp(`\\n${changed} bytes changed in \\d+ places, ${moved} moved unchanged, none unexplained\\n$`));
+  assert.match(
+    text,
+    new RegExp(`\\n${changed} bytes changed in \\d+ places, ${moved} moved unchanged, none unexplained\\n$`),
+  );
   return text;
 }
 
@@ -49,12 +53,16 @@ for (const build of builtInBuilds()) {
   const test = there ? goldens : goldens.skip;
   for (const variant of VARIANTS) {
     // Step by step for one build of each kind: what the others have is in the whole chain's explanation.
-    const steps = ["mini-xen", ...KINDS].includes(build.name) ? (["1-relocated", "2-aligned", "3-headers"] as const) : (["3-headers"] as const);
+    const steps = ["mini-xen", ...KINDS].includes(build.name)
+      ? (["1-relocated", "2-aligned", "3-headers"] as const)
+      : (["3-headers"] as const);
     test(`${build.name}, RELOC=${variant}: ${steps.length === 1 ? "the result" : "every step"} by the original, and by what is before it`, () => {
       const input = readBuild(build);
       if (!("bytes" in input)) throw new Error(`${build.name} is not the known build`);
       let before = input.bytes;
-      for (const { step, bytes } of chainOf(input.bytes, variant).filter(({ step }) => steps.some((wanted) => wanted === step))) {
+      for (const { step, bytes } of chainOf(input.bytes, variant).filter(({ step }) =>
+        steps.some((wanted) => wanted === step),
+      )) {
         assert.ok(bytes !== undefined, step);
         if (before !== input.bytes) complete(before, bytes);
         const text = complete(input.bytes, bytes);
@@ -98,27 +106,38 @@ function flipped(bytes: Uint8Array, at: number, mask: number): Uint8Array {
   return copy;
 }
 
-flips("every byte of a small result's headers, and every eighth of the zeros behind them, with CheckSum made right", () => {
-  const { sizeOfHeaders } = parseImage(TINY.result).optional;
-  const checkSumAt = parseImage(TINY.result).lfanew + 88;
-  const tableEnd = sectionTableEnd(parseImage(TINY.result));
-  for (let at = 0; at < sizeOfHeaders; at++) {
-    if (at >= checkSumAt && at < checkSumAt + 4) continue;
-    if (at >= tableEnd && TINY.result[at] === 0 && at % 8 !== 7) continue;
-    const copy = flipped(TINY.result, at, 1 << at % 8);
-    const found = objection(TINY.original, at < 0x40 ? copy : withCheckSum(copy));
-    assert.is.not(found, "", `offset 0x${at.toString(16)}`);
-  }
-});
+flips(
+  "every byte of a small result's headers, and every eighth of the zeros behind them, with CheckSum made right",
+  () => {
+    const { sizeOfHeaders } = parseImage(TINY.result).optional;
+    const checkSumAt = parseImage(TINY.result).lfanew + 88;
+    const tableEnd = sectionTableEnd(parseImage(TINY.result));
+    for (let at = 0; at < sizeOfHeaders; at++) {
+      if (at >= checkSumAt && at < checkSumAt + 4) continue;
+      if (at >= tableEnd && TINY.result[at] === 0 && at % 8 !== 7) continue;
+      const copy = flipped(TINY.result, at, 1 << (at % 8));
+      const found = objection(TINY.original, at < 0x40 ? copy : withCheckSum(copy));
+      assert.is.not(found, "", `offset 0x${at.toString(16)}`);
+    }
+  },
+);
 
 flips("every byte of CheckSum", () => {
   const checkSumAt = parseImage(MINI.result).lfanew + 88;
   for (let at = checkSumAt; at < checkSumAt + 4; at++)
-    assert.match(objection(MINI.original, flipped(MINI.result, at, 0x10)), /optional header: CheckSum, is .., needed .*\n.* 1 bytes in 1 places/);
+    assert.match(
+      objection(MINI.original, flipped(MINI.result, at, 0x10)),
+      /optional header: CheckSum, is .., needed .*\n.* 1 bytes in 1 places/,
+    );
 });
 
 const STEP_BY_STEP = VARIANTS.flatMap((variant) =>
-  chainOf(MINI.original, variant).slice(0, 2).map(({ step, bytes }) => [`${variant}, ${step}`, { original: MINI.original, result: bytes ?? new Uint8Array() }] as const),
+  chainOf(MINI.original, variant)
+    .slice(0, 2)
+    .map(
+      ({ step, bytes }) =>
+        [`${variant}, ${step}`, { original: MINI.original, result: bytes ?? new Uint8Array() }] as const,
+    ),
 );
 
 /** Of every so many places one: most are the same in all of them. */
@@ -133,7 +152,12 @@ for (const [name, { original, result }, every] of CASES) {
     const { account } = explain(original, result);
     const random = new Random(7);
     const places = [
-      ...account.pieces.flatMap(({ at, size }) => [at, at + size - 1, at + random.below(size), at + random.below(size)]),
+      ...account.pieces.flatMap(({ at, size }) => [
+        at,
+        at + size - 1,
+        at + random.below(size),
+        at + random.below(size),
+      ]),
       ...Array.from({ length: 100 }, () => random.below(result.length)),
       ...account.changes.slice(0, 40).flatMap(({ at, size }) => [at, at + size - 1]),
     ];
@@ -157,14 +181,20 @@ flips("a byte more, a byte less, and bytes of another build's result", () => {
 });
 
 flips("words say where: a field, a section, the filler, a reference", () => {
-  const where = (at: number): string => /Cannot explain: \[0x[0-9a-f]+,0x[0-9a-f]+\), (.*?), is /.exec(objection(MINI.original, flipped(MINI.result, at, 4)))?.[1] ?? "";
+  const where = (at: number): string =>
+    /Cannot explain: \[0x[0-9a-f]+,0x[0-9a-f]+\), (.*?), is /.exec(
+      objection(MINI.original, flipped(MINI.result, at, 4)),
+    )?.[1] ?? "";
   const image = parseImage(MINI.result);
   const init = image.sections.find((s) => s.name === ".init");
   const { account } = explain(MINI.original, MINI.result);
   const reference = account.changes.find(({ why }) => why === "reference");
   assert.is(where(image.lfanew + 24 + 16), "optional header: AddressOfEntryPoint");
   assert.is(where((init?.header.pointerToRawData ?? 0) + 0x10), ".init + 0x10");
-  assert.is(where((init?.header.pointerToRawData ?? 0) + (init?.header.sizeOfRawData ?? 0) - 1), "the zeros behind .init");
+  assert.is(
+    where((init?.header.pointerToRawData ?? 0) + (init?.header.sizeOfRawData ?? 0) - 1),
+    "the zeros behind .init",
+  );
   assert.match(where(reference?.at ?? 0), /^code at RVA 0x[0-9a-f]+ in \w+: lea __base_relocs_(start|end)$/);
   assert.match(where(image.coff.pointerToSymbolTable + 3), /^COFF symbols \+ 0x3$/);
 });
@@ -193,7 +223,12 @@ flips("any bytes are explained, or refused in a line", () => {
   const fuzzer = new Fuzzer(20260908);
   for (let i = 0; i < 300; i++) {
     const { bytes } = fuzzer.image(i);
-    for (const found of [objection(bytes, TINY.result), objection(TINY.original, bytes), objection(bytes, fuzzer.image(i + 1).bytes)]) assert.not.match(found, /undefined|NaN/);
+    for (const found of [
+      objection(bytes, TINY.result),
+      objection(TINY.original, bytes),
+      objection(bytes, fuzzer.image(i + 1).bytes),
+    ])
+      assert.not.match(found, /undefined|NaN/);
     try {
       const result = mbEfi(bytes, { keep: i % 2 === 0, stripSignature: true });
       complete(bytes, result);
@@ -217,25 +252,48 @@ words("nothing was done: nothing is explained, and nothing is left", () => {
 
 words("every change that an explanation of mini-xen has is asked for by somebody", () => {
   const used = new Set(explain(MINI.original, MINI.result).account.changes.map(({ why }) => why));
-  for (const why of ["discardable", "moved", "reference", "linear", "grown", "headerArea", "multiboot1", "multiboot2", "voidFixup", "debugOffset"] as const) {
+  for (const why of [
+    "discardable",
+    "moved",
+    "reference",
+    "linear",
+    "grown",
+    "headerArea",
+    "multiboot1",
+    "multiboot2",
+    "voidFixup",
+    "debugOffset",
+  ] as const) {
     assert.ok(used.has(why), why);
     assert.ok(WHY[why].text.length > 40);
   }
 });
 
 words("exchanged files, and what add-sections and strip-debug make, are refused in a line", () => {
-  assert.is(objection(TINY.result, TINY.original), "Cannot explain: the original has Multiboot headers with addresses and the result has none: they seem to be exchanged");
+  assert.is(
+    objection(TINY.result, TINY.original),
+    "Cannot explain: the original has Multiboot headers with addresses and the result has none: they seem to be exchanged",
+  );
   const unified = serializeImage(addSections(parseImage(MINI.result), [{ name: ".config", data: new Uint8Array(4) }]));
-  assert.match(objection(MINI.original, unified), /^Cannot explain: the sections are \.config new, needed the original's \d+: explain the image that add-sections or strip-debug was given$/);
+  assert.match(
+    objection(MINI.original, unified),
+    /^Cannot explain: the sections are \.config new, needed the original's \d+: explain the image that add-sections or strip-debug was given$/,
+  );
   const stripped = serializeImage(stripDebug(parseImage(MINI.result)));
-  assert.match(objection(MINI.original, stripped), /^Cannot explain: the sections are [^\n]*\.debug_abbrev [^\n]*missing/);
+  assert.match(
+    objection(MINI.original, stripped),
+    /^Cannot explain: the sections are [^\n]*\.debug_abbrev [^\n]*missing/,
+  );
 });
 
 words("sections that are in disorder, a signature that was dropped", () => {
   const signed = sample("certificate 0x28");
   const unsigned = mbEfi(signed, { keep: false, stripSignature: true });
   const text = complete(signed, unsigned);
-  assert.match(text, /data directory 4: VirtualAddress 0x[0-9a-f]+ -> 0x0, Size 0x[0-9a-f]+ -> 0x0 {2}--strip-signature/);
+  assert.match(
+    text,
+    /data directory 4: VirtualAddress 0x[0-9a-f]+ -> 0x0, Size 0x[0-9a-f]+ -> 0x0 {2}--strip-signature/,
+  );
   const disorder = sample("order .debug_info .reloc .bss .data .data.read_mostly .init .buildid .rodata .text");
   complete(disorder, mbEfi(disorder, { keep: true, stripSignature: false }));
 });
@@ -249,7 +307,11 @@ const usage = suite("explain.ts");
 usage("files, standard input, exit status", async () => {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), "explain-"));
   try {
-    const [original, result, bad] = ["xen.efi", "xen.mb.efi", "bad.efi"].map((name) => path.join(folder, name)) as [string, string, string];
+    const [original, result, bad] = ["xen.efi", "xen.mb.efi", "bad.efi"].map((name) => path.join(folder, name)) as [
+      string,
+      string,
+      string,
+    ];
     fs.writeFileSync(original, TINY.original);
     fs.writeFileSync(result, TINY.result);
     fs.writeFileSync(bad, flipped(TINY.result, TINY.result.length >> 1, 1));
@@ -259,10 +321,17 @@ usage("files, standard input, exit status", async () => {
     const wrong = await run(command, [original, bad]);
     assert.is(wrong.status, 1);
     assert.is(wrong.stdout.length, 0);
-    assert.ok(wrong.stderr.split("\n").every((line) => line === "" || line.startsWith(`${bad}: Cannot explain: `)), wrong.stderr);
+    assert.ok(
+      wrong.stderr.split("\n").every((line) => line === "" || line.startsWith(`${bad}: Cannot explain: `)),
+      wrong.stderr,
+    );
     assert.is((await run(command, ["-", "-"])).status, 2);
     assert.is((await run(command, [original])).status, 2);
-    for (const args of [[folder, result], [original, folder]]) assert.match((await run(command, args)).stderr, /^[^\n]*: Cannot read[^\n]*\n$/);
+    for (const args of [
+      [folder, result],
+      [original, folder],
+    ])
+      assert.match((await run(command, args)).stderr, /^[^\n]*: Cannot read[^\n]*\n$/);
     const none = await run(command, ["-", result], Buffer.from("no image"));
     assert.match(none.stderr, /^<stdin>: Cannot read the image: [^\n]*\n$/);
   } finally {

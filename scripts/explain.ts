@@ -7,16 +7,18 @@
 // Takes: the result of the whole chain, or of any step; ORIGINAL may be a step's output too.
 // Not: what add-sections, strip-debug and sign make; explain the image that they were given.
 
-import { displayName, ImageError, readInput, runIfMain, UsageError } from "./lib/cli.ts";
-import type { Command } from "./lib/cli.ts";
-import { hasAddresses, neededAccount, stepsBetween } from "./lib/explain-needed.ts";
-import type { Steps } from "./lib/explain-needed.ts";
-import type { Account } from "./lib/explain-account.ts";
-import { explanationText } from "./lib/explain-text.ts";
-import { placeName } from "./lib/explain-places.ts";
-import { parseImage, range } from "./lib/pe.ts";
-import type { Image } from "./lib/pe.ts";
-import { aboutFile } from "./lib/transform.ts";
+import { displayName, readInput, runIfMain } from "./cli/cli.ts";
+import type { Command } from "./cli/cli.ts";
+import { ImageError, UsageError } from "./cli/errors.ts";
+import { range } from "./cli/numbers.ts";
+import { parseImage } from "./pe/image.ts";
+import type { Image } from "./pe/image.ts";
+import { aboutFile } from "./pe/transform.ts";
+import type { Account } from "./show/explain-account.ts";
+import { hasAddresses, neededAccount, stepsBetween } from "./show/explain-needed.ts";
+import type { Steps } from "./show/explain-needed.ts";
+import { placeName } from "./show/explain-places.ts";
+import { explanationText } from "./show/explain-text.ts";
 
 const USAGE = `Usage: explain.ts ORIGINAL RESULT
 
@@ -59,11 +61,19 @@ export function explain(originalBytes: Uint8Array, resultBytes: Uint8Array): Exp
 /** What no step does is said in a line, where it would be thousands of bytes. */
 function refuseOtherWork(original: Image, result: Image): void {
   if (hasAddresses(original) && !hasAddresses(result))
-    throw new ImageError("Cannot explain: the original has Multiboot headers with addresses and the result has none: they seem to be exchanged");
+    throw new ImageError(
+      "Cannot explain: the original has Multiboot headers with addresses and the result has none: they seem to be exchanged",
+    );
   if (original.sections.length === result.sections.length) return;
   const names = (image: Image): string[] => image.sections.map(({ name }) => name);
-  const [gone, added] = [names(original).filter((name) => !names(result).includes(name)), names(result).filter((name) => !names(original).includes(name))];
-  const what = [...(gone.length === 0 ? [] : [`${gone.join(" ")} missing`]), ...(added.length === 0 ? [] : [`${added.join(" ")} new`])].join(", ");
+  const [gone, added] = [
+    names(original).filter((name) => !names(result).includes(name)),
+    names(result).filter((name) => !names(original).includes(name)),
+  ];
+  const what = [
+    ...(gone.length === 0 ? [] : [`${gone.join(" ")} missing`]),
+    ...(added.length === 0 ? [] : [`${added.join(" ")} new`]),
+  ].join(", ");
   throw new ImageError(
     `Cannot explain: the sections are ${what === "" ? `${result.sections.length}` : what}, needed the original's ${original.sections.length}: explain the image that add-sections or strip-debug was given`,
   );
@@ -84,7 +94,10 @@ function unexplainedLines(account: Account, original: Image, result: Uint8Array)
   };
   const lines = runs
     .slice(0, MOST)
-    .map(([start, end]) => `Cannot explain: ${range(start, end)}, ${placeName(account, original, start)}, is ${show(result, start, end)}, needed ${show(account.needed, start, end)}`);
+    .map(
+      ([start, end]) =>
+        `Cannot explain: ${range(start, end)}, ${placeName(account, original, start)}, is ${show(result, start, end)}, needed ${show(account.needed, start, end)}`,
+    );
   const more = runs.length > MOST ? `, ${runs.length - MOST} of them not listed` : "";
   return [...lines, `Cannot explain: ${bytes} bytes in ${runs.length} places are unexplained${more}`];
 }

@@ -4,28 +4,33 @@
 import { execFileSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
+import { runCommand } from "./cli/cli.ts";
+import type { Io } from "./cli/cli.ts";
+import { hex } from "./cli/numbers.ts";
+import { PLACES, STEPS, VARIANTS, goldenName, runChain } from "./dev/golden/cases.ts";
+import { knownBuilds } from "./dev/known-builds.ts";
+import { MINI_XEN as MINI, TOP } from "./dev/places.ts";
+import { makeSample } from "./dev/sample/text.ts";
 import { command, inspectFacts, inspectText } from "./inspect.ts";
-import { runCommand } from "./lib/cli.ts";
-import type { Io } from "./lib/cli.ts";
-import { goldenName, PLACES, runChain, STEPS, VARIANTS } from "./lib/golden.ts";
-import { knownBuilds } from "./lib/known-builds.ts";
-import { hex } from "./lib/pe.ts";
-import { makeSample } from "./lib/sample.ts";
-
-const TOP = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
-const MINI = path.join(TOP, "samples", "mini-xen", "mini-xen.efi");
 
 /** The small sample, with lines of samples/README.md's format that change it. */
 function sample(...lines: string[]): Uint8Array {
-  return makeSample(["from tiny.pe.txt", ...lines].join("\n"), (name) => fs.readFileSync(path.join(TOP, "samples", name), "utf8"));
+  return makeSample(["from tiny.pe.txt", ...lines].join("\n"), (name) =>
+    fs.readFileSync(path.join(TOP, "samples", name), "utf8"),
+  );
 }
 
 /** Lines that put another base relocation table in the place of the generated one. */
 function relocations(line: string, size = 12): string[] {
-  return ["in .reloc", "clear", line, "set directory.relocation.virtualAddress 0x20c000", `set directory.relocation.size ${size}`];
+  return [
+    "in .reloc",
+    "clear",
+    line,
+    "set directory.relocation.virtualAddress 0x20c000",
+    `set directory.relocation.size ${size}`,
+  ];
 }
 
 /** Columns are as wide as their widest cell, which is not what these tests are about. */
@@ -38,39 +43,138 @@ function squeezed(text: string): string {
 const text = suite("inspectText()");
 
 /** [what, lines that change tiny.pe.txt, what the text must have, what it must not have] */
-const ODD: readonly (readonly [what: string, lines: readonly string[], present: readonly string[], absent?: readonly string[]])[] = [
-  ["a good image", [], [
-    "linear no: section .text's raw data is at", "load span [0x200000,0x208234), .bss at 0x209000, zeroed up to 0x400000",
-    ".data.read_mostly (/4)", "signed no", "Machine 0x8664 x86-64", "DllCharacteristics 0x100 NX_COMPAT", "ImageBase 0xffff82d040000000",
-    "5 Base Relocation Table [0x20c000,", "0x20c000 .reloc external __base_relocs_start",
-  ], ["problem", "wrong", "at file offset none"]],
-  ["references to the table: the pair, and _end elsewhere", [], ["lea of its start 0x200110 0x202001 0x202082", "lea of its end 0x20208c"]],
+const ODD: readonly (readonly [
+  what: string,
+  lines: readonly string[],
+  present: readonly string[],
+  absent?: readonly string[],
+])[] = [
+  [
+    "a good image",
+    [],
+    [
+      "linear no: section .text's raw data is at",
+      "load span [0x200000,0x208234), .bss at 0x209000, zeroed up to 0x400000",
+      ".data.read_mostly (/4)",
+      "signed no",
+      "Machine 0x8664 x86-64",
+      "DllCharacteristics 0x100 NX_COMPAT",
+      "ImageBase 0xffff82d040000000",
+      "5 Base Relocation Table [0x20c000,",
+      "0x20c000 .reloc external __base_relocs_start",
+    ],
+    ["problem", "wrong", "at file offset none"],
+  ],
+  [
+    "references to the table: the pair, and _end elsewhere",
+    [],
+    ["lea of its start 0x200110 0x202001 0x202082", "lea of its end 0x20208c"],
+  ],
   ["a wrong CheckSum", ["patch 0x200: ff"], ["CheckSum 0x", ", wrong: 0x"]],
-  ["a signature", ["certificate 0x100"], ["signed yes", "4 Certificate Table [0x", "certificate table", "problem the image is signed"]],
-  ["no .bss", ["set section .bss.name .bsz", "in .data", "clear", "symbol counter", "fill 0 0x20"], ["load span none: there is no section .bss"], ["linear"]],
-  ["sections that overlap in memory", ["set section .rodata.virtualSize 0x2000"], ["problem section .rodata in memory", "overlap"]],
+  [
+    "a signature",
+    ["certificate 0x100"],
+    ["signed yes", "4 Certificate Table [0x", "certificate table", "problem the image is signed"],
+  ],
+  [
+    "no .bss",
+    ["set section .bss.name .bsz", "in .data", "clear", "symbol counter", "fill 0 0x20"],
+    ["load span none: there is no section .bss"],
+    ["linear"],
+  ],
+  [
+    "sections that overlap in memory",
+    ["set section .rodata.virtualSize 0x2000"],
+    ["problem section .rodata in memory", "overlap"],
+  ],
   ["sections that overlap in the file", ["set section .rodata.pointerToRawData 0x400"], [".rodata, overlapping"]],
-  ["a section beyond SizeOfImage", ["set section .debug_info.virtualAddress 0xc0000000"], ["problem section .debug_info ends at 0xc0000033, beyond SizeOfImage 0x20e000"]],
-  ["a relocation block that is too small", relocations("hex 00002000 04000000", 8), ["problem block at RVA 0x20c000 is SizeOfBlock 0x4", "load span none: Cannot read the base relocation table: block at"]],
+  [
+    "a section beyond SizeOfImage",
+    ["set section .debug_info.virtualAddress 0xc0000000"],
+    ["problem section .debug_info ends at 0xc0000033, beyond SizeOfImage 0x20e000"],
+  ],
+  [
+    "a relocation block that is too small",
+    relocations("hex 00002000 04000000", 8),
+    [
+      "problem block at RVA 0x20c000 is SizeOfBlock 0x4",
+      "load span none: Cannot read the base relocation table: block at",
+    ],
+  ],
   ["an unknown relocation type", relocations("block 0x200000 5:0x10 0:0"), ["ABSOLUTE 1, type 5 1", "has type 5"]],
-  ["a relocation table that is longer than its section", ["set directory.relocation.size 0x2000"], ["problem of the table's 0x2000 bytes, 0x"]],
-  ["a relocation table that claims 4 GiB", ["set directory.relocation.size 0xfffffff0", "set section .reloc.virtualSize 0xf0000000"], ["problem of the table's 0xfffffff0 bytes, 0x"]],
+  [
+    "a relocation table that is longer than its section",
+    ["set directory.relocation.size 0x2000"],
+    ["problem of the table's 0x2000 bytes, 0x"],
+  ],
+  [
+    "a relocation table that claims 4 GiB",
+    ["set directory.relocation.size 0xfffffff0", "set section .reloc.virtualSize 0xf0000000"],
+    ["problem of the table's 0xfffffff0 bytes, 0x"],
+  ],
   ["no relocation table", ["set directory.relocation.size 0"], ["entries 0", "problem data directory 5 is empty"]],
   ["a relocation outside of all sections", relocations("block 0x9000000 10:0 0:0"), ["targets no section 1"]],
-  ["no Multiboot headers", ["in .text 0x8", "fill 0x90 to 0xa0"], ["Multiboot1 header: none\n", "Multiboot2 header: none\n"]],
+  [
+    "no Multiboot headers",
+    ["in .text 0x8", "fill 0x90 to 0xa0"],
+    ["Multiboot1 header: none\n", "Multiboot2 header: none\n"],
+  ],
   ["Multiboot2 tags that do not add up", ["in .text 0x2c", "hex ff ff"], ["problem: the tag at file offset 0x"]],
-  ["Multiboot headers too far into the file", ["linear 0x9000"], ["RVA 0x200008 in .text: too far, loaders look at the first 8 KiB of the file", "too far, loaders look at the first 32 KiB of the file"]],
-  ["a Multiboot1 header with addresses and a video mode", ["in .text 0x8", "mb1 0x10004 1 2 3 4 5 0 80 25 0", "fill 0x90 to 0xa0"], [
-    "flags 0x10004 VIDEO_MODE AOUT_KLUDGE", "header_addr 0x1\n", "load_addr 0x2\n", "load_end_addr 0x3\n", "bss_end_addr 0x4\n", "entry_addr 0x5\n", "mode_type 0x0\n", "width 0x50\n", "height 0x19\n", "depth 0x0\n",
-  ]],
-  ["every Multiboot2 tag, field by field", [], [
-    "INFORMATION_REQUEST BASIC_MEMINFO MMAP", "MODULE_ALIGN", "RELOCATABLE min_addr=0x200000 max_addr=0xffffffff align=0x200000 preference=0x2",
-    "4 0x1 OPTIONAL 0xc CONSOLE_FLAGS console_flags=0x3", "FRAMEBUFFER width=0x0 height=0x0 depth=0x0", "EFI_BS", "ENTRY_ADDRESS_EFI64 entry_addr=0x200110", "0 0x0 0x8 END",
-    "behind it at RVA 0x2000a0: 0x60 bytes of padding, 0x90",
-  ]],
-  ["no padding behind the Multiboot2 header", ["in .text 0xa0", "hex 0f"], ["behind it at RVA 0x2000a0: no padding, 0xf"]],
-  ["a debug entry and its build-id", [], ["Debug directory entry 1: CODEVIEW", "build-id 000102030405060708090a0b0c0d0e0f"], ["wrong"]],
-  ["a debug entry that points elsewhere", ["set directory.debug.size 0x1c", "in .buildid 0x24", "debug 2 codeview 0x18 0x123"], ["PointerToRawData 0x123 wrong: AddressOfRawData is at 0x"]],
+  [
+    "Multiboot headers too far into the file",
+    ["linear 0x9000"],
+    [
+      "RVA 0x200008 in .text: too far, loaders look at the first 8 KiB of the file",
+      "too far, loaders look at the first 32 KiB of the file",
+    ],
+  ],
+  [
+    "a Multiboot1 header with addresses and a video mode",
+    ["in .text 0x8", "mb1 0x10004 1 2 3 4 5 0 80 25 0", "fill 0x90 to 0xa0"],
+    [
+      "flags 0x10004 VIDEO_MODE AOUT_KLUDGE",
+      "header_addr 0x1\n",
+      "load_addr 0x2\n",
+      "load_end_addr 0x3\n",
+      "bss_end_addr 0x4\n",
+      "entry_addr 0x5\n",
+      "mode_type 0x0\n",
+      "width 0x50\n",
+      "height 0x19\n",
+      "depth 0x0\n",
+    ],
+  ],
+  [
+    "every Multiboot2 tag, field by field",
+    [],
+    [
+      "INFORMATION_REQUEST BASIC_MEMINFO MMAP",
+      "MODULE_ALIGN",
+      "RELOCATABLE min_addr=0x200000 max_addr=0xffffffff align=0x200000 preference=0x2",
+      "4 0x1 OPTIONAL 0xc CONSOLE_FLAGS console_flags=0x3",
+      "FRAMEBUFFER width=0x0 height=0x0 depth=0x0",
+      "EFI_BS",
+      "ENTRY_ADDRESS_EFI64 entry_addr=0x200110",
+      "0 0x0 0x8 END",
+      "behind it at RVA 0x2000a0: 0x60 bytes of padding, 0x90",
+    ],
+  ],
+  [
+    "no padding behind the Multiboot2 header",
+    ["in .text 0xa0", "hex 0f"],
+    ["behind it at RVA 0x2000a0: no padding, 0xf"],
+  ],
+  [
+    "a debug entry and its build-id",
+    [],
+    ["Debug directory entry 1: CODEVIEW", "build-id 000102030405060708090a0b0c0d0e0f"],
+    ["wrong"],
+  ],
+  [
+    "a debug entry that points elsewhere",
+    ["set directory.debug.size 0x1c", "in .buildid 0x24", "debug 2 codeview 0x18 0x123"],
+    ["PointerToRawData 0x123 wrong: AddressOfRawData is at 0x"],
+  ],
   ["no debug directory", ["set directory.debug.size 0"], ["Debug directory: none\n"]],
   ["no symbols", ["remove symbols"], ["Symbols: none\n"]],
   ["bytes behind everything", ["append 01 02"], ["trailing\n"], ["zeros"]],
@@ -118,7 +222,9 @@ facts("text and JSON say the same", () => {
     `CheckSum ${hex(Number(optional.checkSum))}\n`,
     ...sections.map((s) => `[${hex(s.memory.start)},${hex(s.memory.end)}) ${hex(s.memory.end - s.memory.start)}`),
     ...symbols.map((s) => `${hex(s.rva)} ${s.section} ${s.external ? "external" : "static"} ${s.name}\n`),
-    ...regions.map((r) => `[${hex(r.start)},${hex(r.end)}) ${hex(r.end - r.start)} ${r.zeros ? "zeros" : r.sha256} ${r.what}\n`),
+    ...regions.map(
+      (r) => `[${hex(r.start)},${hex(r.end)}) ${hex(r.end - r.start)} ${r.zeros ? "zeros" : r.sha256} ${r.what}\n`,
+    ),
     ...relocations.blocks.map((b) => `${hex(b.page)} ${hex(b.size)} `),
     ...(multiboot2?.tags ?? []).map((t) => `+${hex(t.offset)} ${t.type} `),
     ...debug.map((d) => `PointerToRawData ${hex(d.pointerToRawData)}`),
@@ -169,11 +275,29 @@ cli("reads a file or standard input", async () => {
 
 /** [what, arguments, standard input, status, standard error] */
 const REFUSED: readonly (readonly [string, readonly string[], Uint8Array, number, RegExp])[] = [
-  ["what is no PE", ["-"], Buffer.from("\x7fELF"), 1, /^<stdin>: Cannot read the image: offset 0 is 7f454c46 \(hex\), needed "MZ": not a PE image\n$/],
+  [
+    "what is no PE",
+    ["-"],
+    Buffer.from("\x7fELF"),
+    1,
+    /^<stdin>: Cannot read the image: offset 0 is 7f454c46 \(hex\), needed "MZ": not a PE image\n$/,
+  ],
   ["nothing", ["-"], Buffer.alloc(0), 1, /^<stdin>: Cannot read the image: offset 0 is empty, .*\n$/],
-  ["a section outside the file", ["-"], sample("truncate 0x400"), 1, /^<stdin>: Cannot read the image: .* the file ends at 0x400\n$/],
+  [
+    "a section outside the file",
+    ["-"],
+    sample("truncate 0x400"),
+    1,
+    /^<stdin>: Cannot read the image: .* the file ends at 0x400\n$/,
+  ],
   ["the same as JSON", ["-", "--json"], Buffer.from("MZ"), 1, /^<stdin>: Cannot read the image: .*\n$/],
-  ["a missing file", ["/nowhere/xen.efi"], Buffer.alloc(0), 1, /^\/nowhere\/xen\.efi: Cannot read: no such file or directory\n$/],
+  [
+    "a missing file",
+    ["/nowhere/xen.efi"],
+    Buffer.alloc(0),
+    1,
+    /^\/nowhere\/xen\.efi: Cannot read: no such file or directory\n$/,
+  ],
   ["no argument", [], Buffer.alloc(0), 2, /^inspect\.ts: FILE is missing; see inspect\.ts --help\n$/],
 ];
 
@@ -213,20 +337,40 @@ function objdump(...args: string[]): string {
 }
 
 function objdumpSays(file: string): Judged {
-  const headers = objdump("-h", file).matchAll(/^ +\d+ (\S+) +([0-9a-f]{8}) +([0-9a-f]{16}) +[0-9a-f]{16} +([0-9a-f]{8}) /gm);
+  const headers = objdump("-h", file).matchAll(
+    /^ +\d+ (\S+) +([0-9a-f]{8}) +([0-9a-f]{16}) +[0-9a-f]{16} +([0-9a-f]{8}) /gm,
+  );
   const all = objdump("-p", file);
-  const number = (digits: string | undefined, base = 16): string => BigInt(base === 16 ? `0x${digits}` : `${digits}`).toString();
-  const fields = [...all.matchAll(/^([A-Z]\w+)\t+([0-9a-f]+)(?:\t|$)/gm)].map(([, label = "", value]) => [LABELS[label] ?? label, number(value, DECIMAL.test(label) ? 10 : 16)]);
+  const number = (digits: string | undefined, base = 16): string =>
+    BigInt(base === 16 ? `0x${digits}` : `${digits}`).toString();
+  const fields = [...all.matchAll(/^([A-Z]\w+)\t+([0-9a-f]+)(?:\t|$)/gm)].map(([, label = "", value]) => [
+    LABELS[label] ?? label,
+    number(value, DECIMAL.test(label) ? 10 : 16),
+  ]);
   return {
-    sections: [...headers].map(([, name, size, vma, offset]) => `${name} ${number(size)} ${number(vma)} ${number(offset)}`),
-    fields: Object.fromEntries([["Characteristics", number(/^Characteristics 0x([0-9a-f]+)$/m.exec(all)?.[1])], ...fields]),
-    directories: [...all.matchAll(/^Entry [0-9a-f] ([0-9a-f]{16}) ([0-9a-f]{8}) /gm)].map(([, address, size]) => `${number(address)} ${number(size)}`),
-    relocations: all.split(/^(?=Virtual Address: )/m).slice(1).map((block) => {
-      const [, page, size] = /^Virtual Address: ([0-9a-f]+) Chunk size (\d+)/.exec(block) ?? [];
-      const types = ["ABSOLUTE", "HIGHLOW", "DIR64"].map((type) => [...block.matchAll(new RegExp(` ${type}$`, "gm"))].length);
-      return `${number(page)} ${size} ${types.join(" ")}`;
-    }),
-    debug: [...all.matchAll(/^ +(\d+) +\w+ ([0-9a-f]{8}) ([0-9a-f]{8}) ([0-9a-f]{8})$/gm)].map(([, type, ...rest]) => [type, ...rest.map((digits) => number(digits))].join(" ")),
+    sections: [...headers].map(
+      ([, name, size, vma, offset]) => `${name} ${number(size)} ${number(vma)} ${number(offset)}`,
+    ),
+    fields: Object.fromEntries([
+      ["Characteristics", number(/^Characteristics 0x([0-9a-f]+)$/m.exec(all)?.[1])],
+      ...fields,
+    ]),
+    directories: [...all.matchAll(/^Entry [0-9a-f] ([0-9a-f]{16}) ([0-9a-f]{8}) /gm)].map(
+      ([, address, size]) => `${number(address)} ${number(size)}`,
+    ),
+    relocations: all
+      .split(/^(?=Virtual Address: )/m)
+      .slice(1)
+      .map((block) => {
+        const [, page, size] = /^Virtual Address: ([0-9a-f]+) Chunk size (\d+)/.exec(block) ?? [];
+        const types = ["ABSOLUTE", "HIGHLOW", "DIR64"].map(
+          (type) => [...block.matchAll(new RegExp(` ${type}$`, "gm"))].length,
+        );
+        return `${number(page)} ${size} ${types.join(" ")}`;
+      }),
+    debug: [...all.matchAll(/^ +(\d+) +\w+ ([0-9a-f]{8}) ([0-9a-f]{8}) ([0-9a-f]{8})$/gm)].map(([, type, ...rest]) =>
+      [type, ...rest.map((digits) => number(digits))].join(" "),
+    ),
   };
 }
 
@@ -236,24 +380,36 @@ function inspectSays(bytes: Uint8Array): Judged {
   const fields = Object.entries({ characteristics: coff.characteristics ?? 0, ...optional });
   return {
     sections: sections.map(({ name, header, memory, file }) => {
-      const size = Math.min(Number(header.virtualSize), file === null ? Number(header.virtualSize) : file.end - file.start);
+      const size = Math.min(
+        Number(header.virtualSize),
+        file === null ? Number(header.virtualSize) : file.end - file.start,
+      );
       return `${name} ${size} ${BigInt(optional.imageBase ?? 0) + BigInt(memory.start)} ${file?.start ?? 0}`;
     }),
-    fields: Object.fromEntries(fields.map(([name, value]) => [name.charAt(0).toUpperCase() + name.slice(1), BigInt(value).toString()])),
+    fields: Object.fromEntries(
+      fields.map(([name, value]) => [name.charAt(0).toUpperCase() + name.slice(1), BigInt(value).toString()]),
+    ),
     directories: directories.map(({ virtualAddress, size }) => `${virtualAddress} ${size}`),
-    relocations: relocations.blocks.map(({ page, size, types }) => `${page} ${size} ${types.ABSOLUTE ?? 0} ${types.HIGHLOW ?? 0} ${types.DIR64 ?? 0}`),
+    relocations: relocations.blocks.map(
+      ({ page, size, types }) => `${page} ${size} ${types.ABSOLUTE ?? 0} ${types.HIGHLOW ?? 0} ${types.DIR64 ?? 0}`,
+    ),
     debug: debug.map((d) => `${d.type} ${d.sizeOfData} ${d.addressOfRawData} ${d.pointerToRawData}`),
   };
 }
 
 const judge = suite("inspect and objdump agree");
-const installed = fs.existsSync("/usr/bin/objdump") || (process.env.PATH ?? "").split(path.delimiter).some((directory) => fs.existsSync(path.join(directory, "objdump")));
+const installed =
+  fs.existsSync("/usr/bin/objdump") ||
+  (process.env.PATH ?? "").split(path.delimiter).some((directory) => fs.existsSync(path.join(directory, "objdump")));
 if (!installed) console.log("skipped: no objdump (package binutils)");
 const judged: (name: string, work: () => void) => void = installed ? judge : judge.skip;
 
 function compare(file: string): void {
   const [theirs, ours] = [objdumpSays(file), inspectSays(fs.readFileSync(file))];
-  assert.ok(theirs.sections.length > 5 && theirs.relocations.length > 3 && Object.keys(theirs.fields).length >= 28, "objdump's output was not understood");
+  assert.ok(
+    theirs.sections.length > 5 && theirs.relocations.length > 3 && Object.keys(theirs.fields).length >= 28,
+    "objdump's output was not understood",
+  );
   assert.equal(ours.sections, theirs.sections);
   assert.equal(ours.fields, theirs.fields);
   assert.equal(ours.directories, theirs.directories);

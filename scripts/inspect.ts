@@ -7,14 +7,14 @@
 // Refuses: what is not such an image, or points outside the file. Everything else is shown, also what no transform takes
 //   (overlapping sections, a corrupt relocation table, …): the reason stands where the facts would.
 
-import { readInput, runIfMain } from "./lib/cli.ts";
-import type { Command } from "./lib/cli.ts";
-import { inspectFacts } from "./lib/inspect-facts.ts";
-import { factsText } from "./lib/inspect-text.ts";
-import { aboutFile } from "./lib/transform.ts";
+import { readInput, runIfMain } from "./cli/cli.ts";
+import type { Command } from "./cli/cli.ts";
+import { aboutFile } from "./pe/transform.ts";
+import { inspectFacts } from "./show/inspect-facts.ts";
+import { factsText } from "./show/inspect-text.ts";
 
-export { inspectFacts } from "./lib/inspect-facts.ts";
-export type { Facts } from "./lib/inspect-facts.ts";
+export { inspectFacts } from "./show/inspect-facts.ts";
+export type { Facts } from "./show/inspect-facts.ts";
 
 const USAGE = `Usage: inspect.ts FILE [--json]
 

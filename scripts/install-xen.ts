@@ -2,7 +2,7 @@
 //
 // Adds xen.mb.efi to a Xen source tree's own build, or takes it out again: `make -C xen` then makes it beside xen.efi.
 //
-// Adds three files to xen/arch/x86/efi: the tool as "make dist" makes it, and two makefiles from scripts/xen-tree/; to
+// Adds three files to xen/arch/x86/efi: the tool as "make dist" makes it, and two makefiles from scripts/tree/; to
 //   xen/Makefile and xen/arch/x86/Makefile the lines that include them; and, where the linker script discards the
 //   Multiboot code from xen.efi, the option EFI_MULTIBOOT that keeps it. Prints what it changed.
 // Leaves everything else as it is, and after --remove the tree byte for byte as it was. Twice is the same as once.
@@ -12,21 +12,22 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { TextDecoder } from "node:util";
 import { fileURLToPath } from "node:url";
-import { FileError, readInput, runIfMain, UsageError, writeOutput } from "./lib/cli.ts";
-import type { Command, Io } from "./lib/cli.ts";
+import { readInput, runIfMain, writeOutput } from "./cli/cli.ts";
+import type { Command, Io } from "./cli/cli.ts";
+import { FileError, UsageError } from "./cli/errors.ts";
 import {
-  allEdits,
-  edited,
-  editsFor,
-  isOurs,
   PRODUCTS,
   TEMPLATES,
   TOOL,
   TreeError,
+  allEdits,
+  edited,
+  editsFor,
+  isOurs,
   unedited,
   xenVersion,
-} from "./lib/xen-tree.ts";
-import type { Edit } from "./lib/xen-tree.ts";
+} from "./tree/xen-tree.ts";
+import type { Edit } from "./tree/xen-tree.ts";
 
 const SCRIPTS = path.dirname(fileURLToPath(import.meta.url));
 const DEFAULT_TOOL = path.join(SCRIPTS, "..", "build", "xen-mb-efi.mjs");
@@ -90,7 +91,10 @@ function installation(tree: Tree, tool: string, io: Io): Change[] {
   const edits = editsFor((file) => tree.read(file));
   const changed = filesOf(edits).flatMap((file): Change[] => {
     const contents = edited(tree.read(file), file, edits);
-    const says = edits.filter((edit) => edit.file === file).map((edit) => edit.says).join(", ");
+    const says = edits
+      .filter((edit) => edit.file === file)
+      .map((edit) => edit.says)
+      .join(", ");
     return contents === tree.read(file) ? [] : [{ file, contents, says: `changed ${file}: ${says}` }];
   });
   const files = [
@@ -109,10 +113,12 @@ function installation(tree: Tree, tool: string, io: Io): Change[] {
 }
 
 function removal(tree: Tree): Change[] {
-  const restored = filesOf(allEdits()).filter((file) => tree.has(file)).flatMap((file): Change[] => {
-    const contents = unedited(tree.read(file), file);
-    return contents === tree.read(file) ? [] : [{ file, contents, says: `restored ${file}` }];
-  });
+  const restored = filesOf(allEdits())
+    .filter((file) => tree.has(file))
+    .flatMap((file): Change[] => {
+      const contents = unedited(tree.read(file), file);
+      return contents === tree.read(file) ? [] : [{ file, contents, says: `restored ${file}` }];
+    });
   const ours = [TOOL, ...TEMPLATES.map(({ target }) => target)].filter((file) => tree.has(file));
   for (const file of ours) {
     if (!isOurs(tree.read(file))) throw new TreeError(`${file}: Cannot remove it: it is not of xen-mb-efi`);

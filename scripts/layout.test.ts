@@ -8,15 +8,16 @@ import * as path from "node:path";
 import process from "node:process";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
+import { ImageError } from "./cli/errors.ts";
+import { Fuzzer } from "./dev/fuzz/run.ts";
+import { beforeAndAfter, matchView } from "./dev/golden/views.ts";
+import type { BeforeAndAfter } from "./dev/golden/views.ts";
+import { TOP } from "./dev/places.ts";
+import { run, sample } from "./dev/sample/run.ts";
 import { command, drawLayout } from "./layout.ts";
-import { ImageError } from "./lib/cli.ts";
-import { Fuzzer } from "./lib/fuzz-run.ts";
-import { beforeAndAfter, matchView } from "./lib/golden-views.ts";
-import type { BeforeAndAfter } from "./lib/golden-views.ts";
-import { pictureFacts } from "./lib/picture-facts.ts";
-import { KINDS } from "./lib/picture-kinds.ts";
-import { columnsOf, MOST, PIXELS_PER_MIB } from "./lib/picture-scale.ts";
-import { run, sample, TOP } from "./lib/sample-run.ts";
+import { pictureFacts } from "./show/picture-facts.ts";
+import { KINDS } from "./show/picture-kinds.ts";
+import { MOST, PIXELS_PER_MIB, columnsOf } from "./show/picture-scale.ts";
 
 const MINI = beforeAndAfter("mini-xen", "move") as BeforeAndAfter;
 const both = ({ original, result }: BeforeAndAfter): [string, Uint8Array][] => [
@@ -51,7 +52,10 @@ for (const name of ["4.17.7+13"]) {
   const pair = beforeAndAfter(name, "move");
   (pair === undefined ? goldens.skip : goldens)(`${name} before and after: the README's picture`, () => {
     matchView(`${name}-layout.svg`, drawLayout(both(pair as BeforeAndAfter), "svg"));
-    assert.ok(fs.readFileSync(path.join(TOP, "README.md"), "utf8").includes(`golden/views/${name}-layout.svg`), "README shows another one");
+    assert.ok(
+      fs.readFileSync(path.join(TOP, "README.md"), "utf8").includes(`golden/views/${name}-layout.svg`),
+      "README shows another one",
+    );
   });
 }
 
@@ -66,14 +70,24 @@ svg("it is well-formed, and drawn by librsvg", () => {
   assert.ok(fault === undefined || fault === "", fault);
   const undrawn = judge("rsvg-convert", ["--format", "png"], SVG);
   assert.ok(undrawn === undefined || undrawn === "", undrawn);
-  if (fault !== undefined) assert.is.not(judge("xmllint", ["--noout", "-"], SVG.replace("</svg>", "")), "", "the judge judges");
+  if (fault !== undefined)
+    assert.is.not(judge("xmllint", ["--noout", "-"], SVG.replace("</svg>", "")), "", "the judge judges");
 });
 
 svg("people can read it: a line for each element, none long, whole numbers", () => {
   const lines = SVG.split("\n");
   assert.is(lines.filter((line) => line.length > 400).join("\n"), "");
-  assert.is(lines.filter((line) => (line.match(/<(rect|path|text|g)\b/g) ?? []).length > 1 && !line.includes("<pattern")).join("\n"), "");
-  assert.is(lines.filter((line) => /\b(x|y|d|width|height)="[^"]*\d\.\d/.test(line)).join("\n"), "", "fractions of pixels");
+  assert.is(
+    lines
+      .filter((line) => (line.match(/<(rect|path|text|g)\b/g) ?? []).length > 1 && !line.includes("<pattern"))
+      .join("\n"),
+    "",
+  );
+  assert.is(
+    lines.filter((line) => /\b(x|y|d|width|height)="[^"]*\d\.\d/.test(line)).join("\n"),
+    "",
+    "fractions of pixels",
+  );
 });
 
 svg("a section's name is text in it, whatever characters it has", () => {
@@ -86,11 +100,17 @@ svg("a section's name is text in it, whatever characters it has", () => {
 svg("what is linear is drawn by level lines, what is not by others", () => {
   const slopes = (bytes: Uint8Array): number[] => {
     const drawn = drawLayout([["x", bytes]], "svg");
-    return [...drawn.matchAll(/class="link" d="M\d+ (\d+)L\d+ (\d+)/g)].map(([, from, to]) => Number(to) - Number(from));
+    return [...drawn.matchAll(/class="link" d="M\d+ (\d+)L\d+ (\d+)/g)].map(
+      ([, from, to]) => Number(to) - Number(from),
+    );
   };
   const [before, after] = [slopes(MINI.original), slopes(MINI.result)];
   // The sections of the load span, and the header area as Multiboot1 loads it. For PE loaders that is at RVA 0.
-  assert.is(after.filter((slope) => slope === 0).length, (pictureFacts(MINI.result, "x").span?.sections.length ?? 0) + 1, after.join(" "));
+  assert.is(
+    after.filter((slope) => slope === 0).length,
+    (pictureFacts(MINI.result, "x").span?.sections.length ?? 0) + 1,
+    after.join(" "),
+  );
   assert.ok((after[0] ?? 0) < 0, after.join(" "));
   assert.ok(before.filter((slope) => slope !== 0).length > 4, before.join(" "));
 });
@@ -102,7 +122,11 @@ svg("a strip is as high as the scale says, unless it is torn or as high as its n
       for (const { extent, height, cut, named } of [...file, ...memory]) {
         const scaled = ((extent.end - extent.start) * PIXELS_PER_MIB) / (1 << 20);
         if (cut) assert.is(height, MOST);
-        else assert.ok(Math.abs(height - scaled) <= 0.5 || (scaled < height && height <= (named ? 17 : 6)), `${height} for ${scaled}`);
+        else
+          assert.ok(
+            Math.abs(height - scaled) <= 0.5 || (scaled < height && height <= (named ? 17 : 6)),
+            `${height} for ${scaled}`,
+          );
       }
     }
   }
@@ -131,7 +155,12 @@ svg("gaps are red and named before, and there are none after", () => {
 });
 
 svg("it does not rely on colour: no two kinds have the same pattern and no name", () => {
-  const hatches = new Map([...SVG.matchAll(/<pattern id="(\w+)".*?<\/pattern>/g)].map(([whole, kind]) => [kind ?? "", / d="([^"]*)"/.exec(whole)?.[1] ?? ""]));
+  const hatches = new Map(
+    [...SVG.matchAll(/<pattern id="(\w+)".*?<\/pattern>/g)].map(([whole, kind]) => [
+      kind ?? "",
+      / d="([^"]*)"/.exec(whole)?.[1] ?? "",
+    ]),
+  );
   assert.is(hatches.size, KINDS.length);
   // Headers and data are the two plain ones: both have their names on them, as everything of a part has.
   const plain = [...hatches].filter(([, hatch]) => hatch === "").map(([kind]) => kind);
@@ -140,14 +169,19 @@ svg("it does not rely on colour: no two kinds have the same pattern and no name"
 });
 
 svg("text can be read on everything it stands on, by day and by night", () => {
-  const [day = "", night = ""] = SVG.slice(SVG.indexOf("<style>"), SVG.indexOf("</style>")).split("@media (prefers-color-scheme: dark)");
+  const [day = "", night = ""] = SVG.slice(SVG.indexOf("<style>"), SVG.indexOf("</style>")).split(
+    "@media (prefers-color-scheme: dark)",
+  );
   for (const css of [day, night]) {
     const colours = (selector: RegExp, property: string): string[] =>
-      [...css.matchAll(/^ *([^\n{]+) \{ (fill|stroke): (#[0-9a-f]{6}) \}$/gm)].filter(([, s, p]) => selector.test(s ?? "") && p === property).map(([, , , colour]) => colour ?? "");
+      [...css.matchAll(/^ *([^\n{]+) \{ (fill|stroke): (#[0-9a-f]{6}) \}$/gm)]
+        .filter(([, s, p]) => selector.test(s ?? "") && p === property)
+        .map(([, , , colour]) => colour ?? "");
     const [ink = ""] = colours(/^text/, "fill");
     const grounds = [...colours(/^\.f-/, "fill"), ...colours(/^\.paper/, "fill")];
     assert.ok(grounds.length > 8);
-    for (const ground of grounds) assert.ok(contrast(ink, ground) >= 7, `${ink} on ${ground}: ${contrast(ink, ground)}`);
+    for (const ground of grounds)
+      assert.ok(contrast(ink, ground) >= 7, `${ink} on ${ground}: ${contrast(ink, ground)}`);
     const [bad = "", paper = ""] = [colours(/^\.badtext/, "fill")[0], colours(/^\.paper/, "fill")[0]];
     assert.ok(contrast(bad, paper) >= 4.5, `${bad} on ${paper}`);
   }
@@ -180,9 +214,17 @@ page("the page asks for nothing, from nowhere", () => {
 });
 
 page("every part says what it is to who points at it, and the page has the text", () => {
-  const parts = [...HTML.matchAll(/<g class="part" tabindex="0">\s*<title>([^<]+)<\/title>/g)].map(([, title]) => title ?? "");
+  const parts = [...HTML.matchAll(/<g class="part" tabindex="0">\s*<title>([^<]+)<\/title>/g)].map(
+    ([, title]) => title ?? "",
+  );
   assert.ok(parts.length > 20, String(parts.length));
-  assert.ok(parts.some((title) => /^\.init\nfile \[0x[0-9a-f]+,0x[0-9a-f]+\), memory \[.*\n\d.* bytes in the file, \d.* in memory\nrwx CODE/.test(title)));
+  assert.ok(
+    parts.some((title) =>
+      /^\.init\nfile \[0x[0-9a-f]+,0x[0-9a-f]+\), memory \[.*\n\d.* bytes in the file, \d.* in memory\nrwx CODE/.test(
+        title,
+      ),
+    ),
+  );
   assert.ok(HTML.includes(TEXT.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;")));
 });
 
@@ -192,15 +234,19 @@ page("the text has every section's addresses, as an independent reader of PE see
     const file = path.join(folder, "xen.efi");
     fs.writeFileSync(file, MINI.original);
     const { stdout, error } = spawnSync("objdump", ["-h", file], { encoding: "utf8" });
-    if (error !== undefined && process.env.CI !== "true") return void console.log("skipped: objdump is not there, which would have judged the addresses");
+    if (error !== undefined && process.env.CI !== "true")
+      return void console.log("skipped: objdump is not there, which would have judged the addresses");
     const text = drawLayout([["x", MINI.original]], "text");
-    const rows = [...stdout.matchAll(/^ +\d+ (\.\S+) +([0-9a-f]{8}) +([0-9a-f]{16}) +[0-9a-f]{16} +([0-9a-f]{8})/gm)].filter(([, name]) => !name?.startsWith(".debug"));
+    const rows = [
+      ...stdout.matchAll(/^ +\d+ (\.\S+) +([0-9a-f]{8}) +([0-9a-f]{16}) +[0-9a-f]{16} +([0-9a-f]{8})/gm),
+    ].filter(([, name]) => !name?.startsWith(".debug"));
     assert.ok(rows.length >= 8, stdout);
     for (const [, name = "", , vma = "", offset = ""] of rows) {
       const line = text.split("\n").find((l) => l.trim().startsWith(`${name} `)) ?? "";
       const rva = BigInt(`0x${vma}`) - 0xffff82d040000000n;
       assert.ok(line.includes(`0x${rva.toString(16)} `), `${name}: ${line}`);
-      if (Number(`0x${offset}`) !== 0) assert.ok(line.includes(`0x${Number(`0x${offset}`).toString(16)} `), `${name}: ${line}`);
+      if (Number(`0x${offset}`) !== 0)
+        assert.ok(line.includes(`0x${Number(`0x${offset}`).toString(16)} `), `${name}: ${line}`);
     }
   } finally {
     fs.rmSync(folder, { recursive: true });
@@ -261,8 +307,16 @@ usage("any bytes are drawn, or refused in a line", () => {
 });
 
 usage("an image without a load span is drawn, with the reason; one of very many sections is not", () => {
-  assert.match(drawLayout([["x", sample("set section .bss.name .bzz")]], "text"), /! no load span: there is no section \.bss/);
-  const many = sample(Array.from({ length: 60 }, (_, i) => `section .s${i} rva=0x${(0x1000000 + 4096 * i).toString(16)} flags=data,read\nhex 01`).join("\n"));
+  assert.match(
+    drawLayout([["x", sample("set section .bss.name .bzz")]], "text"),
+    /! no load span: there is no section \.bss/,
+  );
+  const many = sample(
+    Array.from(
+      { length: 60 },
+      (_, i) => `section .s${i} rva=0x${(0x1000000 + 4096 * i).toString(16)} flags=data,read\nhex 01`,
+    ).join("\n"),
+  );
   assert.throws(() => drawLayout([["x", many]], "text"), /^Cannot draw: there are 7\d parts, needed at most 48$/);
 });
 

@@ -8,14 +8,15 @@
 
 import { Buffer } from "node:buffer";
 import * as path from "node:path";
-import { displayName, readInput, refuseSameFile, runIfMain, UsageError, writeOutput } from "./lib/cli.ts";
-import type { Command, Io, Values } from "./lib/cli.ts";
-import { pictureFacts } from "./lib/picture-facts.ts";
-import type { PictureFacts } from "./lib/picture-facts.ts";
-import { htmlPicture } from "./lib/picture-html.ts";
-import { svgPicture } from "./lib/picture-svg.ts";
-import { textPicture } from "./lib/picture-text.ts";
-import { aboutFile } from "./lib/transform.ts";
+import { displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts";
+import type { Command, Io, Values } from "./cli/cli.ts";
+import { UsageError } from "./cli/errors.ts";
+import { aboutFile } from "./pe/transform.ts";
+import { pictureFacts } from "./show/picture-facts.ts";
+import type { PictureFacts } from "./show/picture-facts.ts";
+import { htmlPicture } from "./show/picture-html.ts";
+import { svgPicture } from "./show/picture-svg.ts";
+import { textPicture } from "./show/picture-text.ts";
 
 const USAGE = `Usage: layout.ts FILE [FILE2] [--svg OUT | --html OUT | --text]
 
@@ -37,7 +38,10 @@ const WRITERS: readonly (readonly [option: string, write: (pictures: readonly Pi
 ];
 
 /** The picture of some images, each with its name, as "svg", "html" or "text". @throws ImageError */
-export function drawLayout(images: readonly (readonly [name: string, bytes: Uint8Array])[], form: "svg" | "html" | "text"): string {
+export function drawLayout(
+  images: readonly (readonly [name: string, bytes: Uint8Array])[],
+  form: "svg" | "html" | "text",
+): string {
   const write = WRITERS.find(([option]) => option === form)?.[1] ?? textPicture;
   return write(images.map(([name, bytes]) => pictureFacts(bytes, name)));
 }
@@ -45,7 +49,8 @@ export function drawLayout(images: readonly (readonly [name: string, bytes: Uint
 function chosen(values: Values): { write: (pictures: readonly PictureFacts[]) => string; output: string } {
   const given = WRITERS.filter(([option]) => values[option] !== undefined);
   const [first, second] = given;
-  if (first !== undefined && second !== undefined) throw new UsageError(`--${first[0]} and --${second[0]} are both given, needed one`);
+  if (first !== undefined && second !== undefined)
+    throw new UsageError(`--${first[0]} and --${second[0]} are both given, needed one`);
   const output = first === undefined ? undefined : values[first[0]];
   return { write: first?.[1] ?? textPicture, output: typeof output === "string" ? output : "-" };
 }

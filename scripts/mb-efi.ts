@@ -7,14 +7,15 @@
 //   verify has no objection.
 // Order: instead of the three steps. Running it on its own output is refused.
 
-import { ImageError, runIfMain } from "./lib/cli.ts";
-import { wholeOf } from "./lib/file-bytes.ts";
-import type { FileBytes } from "./lib/file-bytes.ts";
-import { imageFile, parseImage } from "./lib/pe.ts";
-import { silent, stripSignature, transformCommand } from "./lib/transform.ts";
-import type { Say } from "./lib/transform.ts";
 import { alignSections } from "./align-sections.ts";
+import { runIfMain } from "./cli/cli.ts";
+import { ImageError } from "./cli/errors.ts";
 import { emitHeader } from "./emit-header.ts";
+import { wholeOf } from "./pe/file-bytes.ts";
+import type { FileBytes } from "./pe/file-bytes.ts";
+import { imageFile, parseImage } from "./pe/image.ts";
+import { silent, stripSignature, transformCommand } from "./pe/transform.ts";
+import type { Say } from "./pe/transform.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 import { verifyImage } from "./verify.ts";
 

@@ -14,21 +14,13 @@
 // Why MEM_DISCARDABLE goes: shim does not load a discardable section (pe.c:handle_image), but Xen reads the table in
 // memory (xen/arch/x86/efi/efi-boot.h:efi_arch_relocate_image) and stops with "Unsupported relocation type".
 
-import { ImageError, runIfMain } from "./lib/cli.ts";
-import { viewOf } from "./lib/fields.ts";
+import { runIfMain } from "./cli/cli.ts";
+import { ImageError } from "./cli/errors.ts";
+import { hex, printable, range } from "./cli/numbers.ts";
 import {
   byAddress,
   checkSections,
-  CNT_UNINITIALIZED_DATA,
-  DIRECTORY_BASE_RELOCATION,
   hasFlags,
-  hex,
-  MEM_DISCARDABLE,
-  MEM_EXECUTE,
-  MEM_WRITE,
-  PAGE_SIZE,
-  printable,
-  range,
   roundUp,
   sectionAt,
   sectionEnd,
@@ -36,21 +28,30 @@ import {
   symbolBelow,
   symbolsNamed,
   withHeader,
-} from "./lib/pe.ts";
-import type { Image, Section } from "./lib/pe.ts";
-import { onFile, silent, stripSignature, transformCommand } from "./lib/transform.ts";
-import type { Say } from "./lib/transform.ts";
+} from "./pe/image.ts";
+import type { Image, Section } from "./pe/image.ts";
+import { onFile, silent, stripSignature, transformCommand } from "./pe/transform.ts";
+import type { Say } from "./pe/transform.ts";
+import { viewOf } from "./tables/fields.ts";
 import {
-  initSections,
+  CNT_UNINITIALIZED_DATA,
+  DIRECTORY_BASE_RELOCATION,
+  MEM_DISCARDABLE,
+  MEM_EXECUTE,
+  MEM_WRITE,
+  PAGE_SIZE,
+} from "./tables/pe.ts";
+import {
   LEA_DISPLACEMENT_AT,
+  REL_BASED_DIR64,
+  initSections,
   leaReferences,
   loadSpan,
-  REL_BASED_DIR64,
   relocationDirectory,
   relocationLists,
   whyNotLinear,
-} from "./lib/xen.ts";
-import type { LeaReference, LoadSpan } from "./lib/xen.ts";
+} from "./xen/xen.ts";
+import type { LeaReference, LoadSpan } from "./xen/xen.ts";
 
 const USAGE = `Usage: relocate-reloc.ts IN OUT [--keep] [--strip-signature]
 
@@ -288,7 +289,10 @@ function pointerReader(image: Image): (rva: number) => number {
 /** Where there are symbols, they must say what the instructions said. */
 function checkSymbols(image: Image, reloc: Section, size: number): void {
   const start = reloc.header.virtualAddress;
-  const needed = new Map([["__base_relocs_start", start], ["__base_relocs_end", start + size]]);
+  const needed = new Map([
+    ["__base_relocs_start", start],
+    ["__base_relocs_end", start + size],
+  ]);
   const wrong = symbolsNamed(image, ...needed.keys()).find(({ name, rva }) => rva !== needed.get(name));
   if (wrong === undefined) return;
   const right = hex(needed.get(wrong.name) ?? start);

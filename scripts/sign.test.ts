@@ -10,11 +10,11 @@ import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { addSections } from "./add-sections.ts";
 import { alignSections } from "./align-sections.ts";
+import { builds, run, sample } from "./dev/sample/run.ts";
 import { emitHeader } from "./emit-header.ts";
-import { authenticode } from "./lib/authenticode.ts";
-import { parseImage, serializeImage } from "./lib/pe.ts";
-import { builds, run, sample } from "./lib/sample-run.ts";
-import { stripSignature } from "./lib/transform.ts";
+import { authenticode } from "./pe/authenticode.ts";
+import { parseImage, serializeImage } from "./pe/image.ts";
+import { stripSignature } from "./pe/transform.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 import { command, signatureViolations } from "./sign.ts";
 import { stripDebug } from "./strip-debug.ts";
@@ -170,7 +170,10 @@ signing("gives no output when the signer changed more than it may, and says wher
 });
 
 signing("the tools are there, where nothing may be left out", () => {
-  assert.ok(missing.length === 0 || process.env["CI"] !== "true", `missing: ${missing.map(([tool]) => tool).join(", ")}`);
+  assert.ok(
+    missing.length === 0 || process.env["CI"] !== "true",
+    `missing: ${missing.map(([tool]) => tool).join(", ")}`,
+  );
 });
 
 if (missing.length === 0) {

@@ -14,32 +14,16 @@ import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
-import { authenticode, authenticodeDigests } from "./lib/authenticode.ts";
-import {
-  displayName,
-  FileError,
-  ImageError,
-  readInput,
-  refuseSameFile,
-  runIfMain,
-  UsageError,
-  writeOutput,
-} from "./lib/cli.ts";
-import type { Command } from "./lib/cli.ts";
-import { offsetOf, viewOf } from "./lib/fields.ts";
-import {
-  COFF_HEADER,
-  DATA_DIRECTORY,
-  DIRECTORY_CERTIFICATE,
-  hex,
-  OPTIONAL_HEADER,
-  parseImage,
-  range,
-  roundUp,
-  SIGNATURE_SIZE,
-} from "./lib/pe.ts";
-import type { Image } from "./lib/pe.ts";
-import { aboutFile } from "./lib/transform.ts";
+import { displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts";
+import type { Command } from "./cli/cli.ts";
+import { FileError, ImageError, UsageError } from "./cli/errors.ts";
+import { hex, range } from "./cli/numbers.ts";
+import { authenticode, authenticodeDigests } from "./pe/authenticode.ts";
+import { parseImage, roundUp } from "./pe/image.ts";
+import type { Image } from "./pe/image.ts";
+import { aboutFile } from "./pe/transform.ts";
+import { offsetOf, viewOf } from "./tables/fields.ts";
+import { COFF_HEADER, DATA_DIRECTORY, DIRECTORY_CERTIFICATE, OPTIONAL_HEADER, SIGNATURE_SIZE } from "./tables/pe.ts";
 
 const USAGE = `Usage: sign.ts IN OUT --key KEY --cert CERT
 

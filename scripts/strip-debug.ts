@@ -5,7 +5,7 @@
 //
 // Changes: removes the debug sections behind .bss, the symbol table and the string table; SizeOfImage shrinks to what
 //   is left (to .bss rounded up to 2 MiB at least); section names longer than 8 characters are cut to 8, as older
-//   linkers wrote them; COFF Characteristics say so; CheckSum, file offsets and sizes follow (lib/layout.ts). A linear
+//   linkers wrote them; COFF Characteristics say so; CheckSum, file offsets and sizes follow (xen/layout.ts). A linear
 //   image stays linear, any other is laid out packed, on multiples of 512.
 // Leaves: every other section's data and RVA, build-id and debug directory, TimeDateStamp, both Multiboot headers.
 // Refuses: an image whose entry point for Multiboot only the symbol `start` tells, until emit-header has read it; a
@@ -18,27 +18,14 @@
 
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { readInput, refuseSameFile, runIfMain, UsageError, writeOutput } from "./lib/cli.ts";
-import type { Command, Io } from "./lib/cli.ts";
-import { readStructure } from "./lib/fields.ts";
-import { piecesOf } from "./lib/file-bytes.ts";
-import type { FileBytes } from "./lib/file-bytes.ts";
-import {
-  failing,
-  isLinear,
-  layOutLinear,
-  layOutPacked,
-  refuseUnmovable,
-  repairStraySections,
-  withSections,
-} from "./lib/layout.ts";
-import { findMultiboot2, MB2_ENTRY_ADDRESS, multiboot2Tags } from "./lib/multiboot.ts";
+import { readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts";
+import type { Command, Io } from "./cli/cli.ts";
+import { UsageError } from "./cli/errors.ts";
+import { hex } from "./cli/numbers.ts";
+import { piecesOf } from "./pe/file-bytes.ts";
+import type { FileBytes } from "./pe/file-bytes.ts";
 import {
   checkSections,
-  CNT_UNINITIALIZED_DATA,
-  DEBUG_DIRECTORY_ENTRY,
-  DIRECTORY_DEBUG,
-  hex,
   imageFile,
   parseImage,
   sectionAt,
@@ -47,12 +34,25 @@ import {
   sortSectionTable,
   symbolsNamed,
   withHeader,
-} from "./lib/pe.ts";
-import type { Image, Section } from "./lib/pe.ts";
-import { aboutFile, sayOn, silent, stripSignature } from "./lib/transform.ts";
-import type { Say } from "./lib/transform.ts";
-import { loadSpan } from "./lib/xen.ts";
-import type { LoadSpan } from "./lib/xen.ts";
+} from "./pe/image.ts";
+import type { Image, Section } from "./pe/image.ts";
+import {
+  failing,
+  isLinear,
+  layOutLinear,
+  layOutPacked,
+  refuseUnmovable,
+  repairStraySections,
+  withSections,
+} from "./xen/layout.ts";
+import { aboutFile, sayOn, silent, stripSignature } from "./pe/transform.ts";
+import type { Say } from "./pe/transform.ts";
+import { readStructure } from "./tables/fields.ts";
+import { MB2_ENTRY_ADDRESS } from "./tables/multiboot.ts";
+import { CNT_UNINITIALIZED_DATA, DEBUG_DIRECTORY_ENTRY, DIRECTORY_DEBUG } from "./tables/pe.ts";
+import { findMultiboot2, multiboot2Tags } from "./xen/multiboot.ts";
+import { loadSpan } from "./xen/xen.ts";
+import type { LoadSpan } from "./xen/xen.ts";
 
 const USAGE = `Usage: strip-debug.ts IN OUT [--debug-file FILE] [--strip-signature]
 

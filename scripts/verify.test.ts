@@ -8,34 +8,49 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import process from "node:process";
-import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { runCommand } from "./lib/cli.ts";
-import type { Io } from "./lib/cli.ts";
-import { offsetOf, viewOf } from "./lib/fields.ts";
-import type { Row, Structure } from "./lib/fields.ts";
-import { knownBuilds } from "./lib/known-builds.ts";
-import { MB1_ADDRESS_HEADER, MB2_ADDRESS_TAG, MB2_ENTRY_ADDRESS_TAG, MB2_HEADER, MB2_RELOCATABLE_TAG } from "./lib/multiboot.ts";
-import { imageCheckSum } from "./lib/image-checksum.ts";
-import { COFF_HEADER, DATA_DIRECTORY, DEBUG_DIRECTORY_ENTRY, DIRECTORY_DEBUG, OPTIONAL_HEADER, parseImage, SECTION_HEADER, serializeImage, SYMBOL } from "./lib/pe.ts";
-import type { Image } from "./lib/pe.ts";
-import { sample } from "./lib/sample-run.ts";
-import { onBytes } from "./lib/transform.ts";
 import { alignSections } from "./align-sections.ts";
+import { runCommand } from "./cli/cli.ts";
+import type { Io } from "./cli/cli.ts";
+import { knownBuilds } from "./dev/known-builds.ts";
+import { MINI_XEN as MINI, SAMPLES } from "./dev/places.ts";
+import { sample } from "./dev/sample/run.ts";
 import { emitHeader } from "./emit-header.ts";
+import { imageCheckSum } from "./pe/checksum.ts";
+import { parseImage, serializeImage } from "./pe/image.ts";
+import type { Image } from "./pe/image.ts";
+import { onBytes } from "./pe/transform.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
+import { offsetOf, viewOf } from "./tables/fields.ts";
+import type { Row, Structure } from "./tables/fields.ts";
+import {
+  MB1_ADDRESS_HEADER,
+  MB2_ADDRESS_TAG,
+  MB2_ENTRY_ADDRESS_TAG,
+  MB2_HEADER,
+  MB2_RELOCATABLE_TAG,
+} from "./tables/multiboot.ts";
+import {
+  COFF_HEADER,
+  DATA_DIRECTORY,
+  DEBUG_DIRECTORY_ENTRY,
+  DIRECTORY_DEBUG,
+  OPTIONAL_HEADER,
+  SECTION_HEADER,
+  SYMBOL,
+} from "./tables/pe.ts";
 import { command, verify } from "./verify.ts";
-
-const SAMPLES = path.join(path.dirname(fileURLToPath(import.meta.url)), "..", "samples");
-const MINI = path.join(SAMPLES, "mini-xen", "mini-xen.efi");
 
 function read(file: string): Uint8Array {
   return new Uint8Array(fs.readFileSync(file));
 }
 
 /** The three steps, one after the other, from bytes to bytes. */
-function transform(original: Uint8Array, keep: boolean): [relocated: Uint8Array, aligned: Uint8Array, result: Uint8Array] {
+function transform(
+  original: Uint8Array,
+  keep: boolean,
+): [relocated: Uint8Array, aligned: Uint8Array, result: Uint8Array] {
   const relocated = onBytes((image) => relocateReloc(image, keep))(original);
   const aligned = onBytes((image) => alignSections(image))(relocated);
   return [relocated, aligned, onBytes((image) => emitHeader(image))(aligned)];
@@ -56,7 +71,10 @@ function accepts(original: Uint8Array, keep: boolean): readonly string[] {
 function rejects(original: Uint8Array, bytes: Uint8Array, pattern: RegExp): void {
   const { violations, report } = verify(original, bytes);
   assert.ok(violations.length !== 0, "no violation found");
-  assert.ok(violations.some((line) => pattern.test(line)), `none of these is ${pattern}:\n${violations.join("\n")}`);
+  assert.ok(
+    violations.some((line) => pattern.test(line)),
+    `none of these is ${pattern}:\n${violations.join("\n")}`,
+  );
   for (const line of violations) assert.match(line, /^Cannot verify: [^\n\0]+$/);
   assert.is(report.length, 0);
 }
@@ -97,7 +115,8 @@ for (const keep of [false, true]) {
   good(`mini-xen whose COFF symbols were stripped, ${variant}`, () => {
     const image = parseImage(mini);
     const original = mini.slice(0, image.coff.pointerToSymbolTable);
-    for (const field of ["pointerToSymbolTable", "numberOfSymbols"] as const) viewOf(original).setUint32(image.lfanew + 4 + offsetOf(COFF_HEADER, field), 0, true);
+    for (const field of ["pointerToSymbolTable", "numberOfSymbols"] as const)
+      viewOf(original).setUint32(image.lfanew + 4 + offsetOf(COFF_HEADER, field), 0, true);
     accepts(original, keep);
   });
 
@@ -274,7 +293,9 @@ class Patient {
   /** File offset of the first debug directory entry. */
   debug(name: Parameters<typeof offsetOf<typeof DEBUG_DIRECTORY_ENTRY.rows>>[1]): number {
     const rva = this.image.directories[6]?.virtualAddress ?? 0;
-    const holder = this.image.sections.find((s) => rva >= s.header.virtualAddress && rva < s.header.virtualAddress + s.header.virtualSize);
+    const holder = this.image.sections.find(
+      (s) => rva >= s.header.virtualAddress && rva < s.header.virtualAddress + s.header.virtualSize,
+    );
     if (holder === undefined) throw new Error("no debug directory");
     return field(holder.header.pointerToRawData + rva - holder.header.virtualAddress, DEBUG_DIRECTORY_ENTRY, name);
   }
@@ -301,13 +322,25 @@ function operations(on: string, original: Uint8Array, goodResult: Uint8Array, li
       const patient = new Patient(original, goodResult);
       spoil(patient);
       patient.fixCheckSum();
-      if (patient.bytes.length === goodResult.length) assert.ok(Buffer.compare(patient.bytes, goodResult) !== 0, "nothing was spoilt");
+      if (patient.bytes.length === goodResult.length)
+        assert.ok(Buffer.compare(patient.bytes, goodResult) !== 0, "nothing was spoilt");
       rejects(original, patient.bytes, needed);
     });
   }
 }
 
-const WITH_DATA = [".text", ".rodata", ".buildid", ".init", ".data.read_mostly", ".data", ".debug_abbrev", ".debug_info", ".debug_line", ".debug_aranges"];
+const WITH_DATA = [
+  ".text",
+  ".rodata",
+  ".buildid",
+  ".init",
+  ".data.read_mostly",
+  ".data",
+  ".debug_abbrev",
+  ".debug_info",
+  ".debug_line",
+  ".debug_aranges",
+];
 
 const SECTION_DATA: readonly Operation[] = WITH_DATA.map((name) => [
   `a byte in section ${name}`,
@@ -332,11 +365,19 @@ const HEADERS: readonly Operation[] = [
   ["SizeOfStackReserve", (p) => p.flip(p.optional("sizeOfStackReserve"), 1), /field sizeOfStackReserve/],
   ["LoaderFlags", (p) => p.flip(p.optional("loaderFlags"), 1), /field loaderFlags/],
   ["BaseOfCode", (p) => p.flip(p.optional("baseOfCode") + 1, 1), /field baseOfCode/],
-  ["SizeOfUninitializedData", (p) => p.flip(p.optional("sizeOfUninitializedData") + 1, 1), /field sizeOfUninitializedData/],
+  [
+    "SizeOfUninitializedData",
+    (p) => p.flip(p.optional("sizeOfUninitializedData") + 1, 1),
+    /field sizeOfUninitializedData/,
+  ],
   ["SizeOfCode", (p) => p.add32(p.optional("sizeOfCode"), 16), /SizeOfCode is/],
   ["SizeOfInitializedData", (p) => p.add32(p.optional("sizeOfInitializedData"), 16), /SizeOfInitializedData is/],
   ["SizeOfImage too large", (p) => p.add32(p.optional("sizeOfImage"), 0x200000), /SizeOfImage is/],
-  ["SizeOfImage too small", (p) => p.set32(p.optional("sizeOfImage"), 0x800000), /below SizeOfImage 0x800000: firmware refuses/],
+  [
+    "SizeOfImage too small",
+    (p) => p.set32(p.optional("sizeOfImage"), 0x800000),
+    /below SizeOfImage 0x800000: firmware refuses/,
+  ],
   ["SizeOfHeaders too small", (p) => p.add32(p.optional("sizeOfHeaders"), -0x200), /SizeOfHeaders is/],
   ["SizeOfHeaders too large", (p) => p.add32(p.optional("sizeOfHeaders"), 0x1000), /SizeOfHeaders is/],
   ["NX_COMPAT restored", (p) => p.flip(p.optional("dllCharacteristics") + 1, 1), /DllCharacteristics is/],
@@ -351,25 +392,89 @@ const HEADERS: readonly Operation[] = [
 ];
 
 const SECTIONS: readonly Operation[] = [
-  ["a section's name", (p) => p.flip(p.section(".rodata", "name") + 1, 1), /section .rodata of the original .* missing/],
+  [
+    "a section's name",
+    (p) => p.flip(p.section(".rodata", "name") + 1, 1),
+    /section .rodata of the original .* missing/,
+  ],
   ["a character behind a short name", (p) => p.flip(p.section(".text", "name") + 7, 1), /section \.text's field name/],
-  ["a section's VirtualAddress", (p) => p.add32(p.section(".data", "virtualAddress"), 0x1000), /section \.data of the original at RVA .* is at/],
-  ["VirtualSize smaller", (p) => p.add32(p.section(".rodata", "virtualSize"), -1), /section \.rodata's field virtualSize/],
-  ["VirtualSize larger", (p) => p.add32(p.section(".data.read_mostly", "virtualSize"), 1), /section \.data\.read_mostly's field virtualSize/],
-  ["VirtualSize not grown", (p) => p.set32(p.section(".init", "virtualSize"), 0x1000), /section \.init's field virtualSize/],
+  [
+    "a section's VirtualAddress",
+    (p) => p.add32(p.section(".data", "virtualAddress"), 0x1000),
+    /section \.data of the original at RVA .* is at/,
+  ],
+  [
+    "VirtualSize smaller",
+    (p) => p.add32(p.section(".rodata", "virtualSize"), -1),
+    /section \.rodata's field virtualSize/,
+  ],
+  [
+    "VirtualSize larger",
+    (p) => p.add32(p.section(".data.read_mostly", "virtualSize"), 1),
+    /section \.data\.read_mostly's field virtualSize/,
+  ],
+  [
+    "VirtualSize not grown",
+    (p) => p.set32(p.section(".init", "virtualSize"), 0x1000),
+    /section \.init's field virtualSize/,
+  ],
   ["VirtualSize of .bss", (p) => p.add32(p.section(".bss", "virtualSize"), -8), /section \.bss's field virtualSize/],
-  ["VirtualSize of debug data", (p) => p.add32(p.section(".debug_info", "virtualSize"), 1), /section \.debug_info's field virtualSize/],
+  [
+    "VirtualSize of debug data",
+    (p) => p.add32(p.section(".debug_info", "virtualSize"), 1),
+    /section \.debug_info's field virtualSize/,
+  ],
   ["flags", (p) => p.flip(p.section(".data", "characteristics") + 3, 0x20), /section \.data's field characteristics/],
-  ["MEM_DISCARDABLE restored", (p) => p.flip(p.section(".reloc", "characteristics") + 3, 0x02), /section \.reloc at RVA .* not loaded by shim/],
-  [".reloc not readable", (p) => p.flip(p.section(".reloc", "characteristics") + 3, 0x40), /shim finds no readable section \.reloc/],
-  [".text discardable", (p) => p.flip(p.section(".text", "characteristics") + 3, 0x02), /section \.text at RVA 0x200000 is not loaded by shim/],
-  ["PointerToRelocations", (p) => p.set32(p.section(".text", "pointerToRelocations"), 0x1000), /section \.text is one with COFF relocations/],
-  ["raw data one byte on", (p) => p.add32(p.section(".rodata", "pointerToRawData"), 1), /section \.rodata's PointerToRawData/],
-  ["raw data a page on", (p) => p.add32(p.section(".data", "pointerToRawData"), -0x1000), /section \.data's PointerToRawData/],
-  ["SizeOfRawData smaller", (p) => p.add32(p.section(".text", "sizeOfRawData"), -0x1000), /section \.text's SizeOfRawData/],
-  ["SizeOfRawData smaller: a signature would not cover it", (p) => p.add32(p.section(".debug_info", "sizeOfRawData"), -0x10), /what a signature covers/],
-  ["SizeOfRawData larger", (p) => p.add32(p.section(".buildid", "sizeOfRawData"), 0x200), /section \.buildid's SizeOfRawData/],
-  ["raw data for .bss", (p) => p.set32(p.section(".bss", "sizeOfRawData"), 0x200), /section \.bss's SizeOfRawData is 0x200, needed 0x0/],
+  [
+    "MEM_DISCARDABLE restored",
+    (p) => p.flip(p.section(".reloc", "characteristics") + 3, 0x02),
+    /section \.reloc at RVA .* not loaded by shim/,
+  ],
+  [
+    ".reloc not readable",
+    (p) => p.flip(p.section(".reloc", "characteristics") + 3, 0x40),
+    /shim finds no readable section \.reloc/,
+  ],
+  [
+    ".text discardable",
+    (p) => p.flip(p.section(".text", "characteristics") + 3, 0x02),
+    /section \.text at RVA 0x200000 is not loaded by shim/,
+  ],
+  [
+    "PointerToRelocations",
+    (p) => p.set32(p.section(".text", "pointerToRelocations"), 0x1000),
+    /section \.text is one with COFF relocations/,
+  ],
+  [
+    "raw data one byte on",
+    (p) => p.add32(p.section(".rodata", "pointerToRawData"), 1),
+    /section \.rodata's PointerToRawData/,
+  ],
+  [
+    "raw data a page on",
+    (p) => p.add32(p.section(".data", "pointerToRawData"), -0x1000),
+    /section \.data's PointerToRawData/,
+  ],
+  [
+    "SizeOfRawData smaller",
+    (p) => p.add32(p.section(".text", "sizeOfRawData"), -0x1000),
+    /section \.text's SizeOfRawData/,
+  ],
+  [
+    "SizeOfRawData smaller: a signature would not cover it",
+    (p) => p.add32(p.section(".debug_info", "sizeOfRawData"), -0x10),
+    /what a signature covers/,
+  ],
+  [
+    "SizeOfRawData larger",
+    (p) => p.add32(p.section(".buildid", "sizeOfRawData"), 0x200),
+    /section \.buildid's SizeOfRawData/,
+  ],
+  [
+    "raw data for .bss",
+    (p) => p.set32(p.section(".bss", "sizeOfRawData"), 0x200),
+    /section \.bss's SizeOfRawData is 0x200, needed 0x0/,
+  ],
   ["the section table out of order", (p) => swapSections(p, ".rodata", ".buildid"), /the table is in RVA order/],
 ];
 
@@ -381,16 +486,35 @@ function swapSections(p: Patient, a: string, b: string): void {
 }
 
 const PADDING: readonly Operation[] = [
-  ["data in the gap behind .text", (p) => p.flip(p.data(".text") + 0x1f0000), /memory at RVA 0x3f0000 \(section \.text/],
+  [
+    "data in the gap behind .text",
+    (p) => p.flip(p.data(".text") + 0x1f0000),
+    /memory at RVA 0x3f0000 \(section \.text/,
+  ],
   ["data between .init and the table", (p) => p.flip(p.data(".reloc") - 0x1000), /section \.init \+/],
   ["data behind .buildid", (p) => p.flip(p.data(".init") - 1), /section \.buildid \+/],
   ["data behind the table, in its raw data", (p) => p.flip(p.data(".data.read_mostly") - 1), /section \.reloc/],
-  ["data behind .data, ahead of .bss", (p) => p.flip(p.data(".data") + section(p.image, ".data").header.virtualSize), /padding behind section \.data at/],
-  ["padding of debug data", (p) => p.flip(p.data(".debug_info") + section(p.image, ".debug_info").header.virtualSize), /padding behind section \.debug_info at/],
+  [
+    "data behind .data, ahead of .bss",
+    (p) => p.flip(p.data(".data") + section(p.image, ".data").header.virtualSize),
+    /padding behind section \.data at/,
+  ],
+  [
+    "padding of debug data",
+    (p) => p.flip(p.data(".debug_info") + section(p.image, ".debug_info").header.virtualSize),
+    /padding behind section \.debug_info at/,
+  ],
   ["the header area behind the section table", (p) => p.flip(0xd00), /header area at offset 0xd00/],
   ["the header area's end", (p) => p.flip(0xfff), /header area at offset 0xfff/],
   ["eight bytes more", (p) => p.resize(p.bytes.length + 8), /length of the file/],
-  ["a tail of eight", (p) => { p.resize(p.bytes.length + 8); p.flip(p.bytes.length - 1); }, /padding at the end of the file/],
+  [
+    "a tail of eight",
+    (p) => {
+      p.resize(p.bytes.length + 8);
+      p.flip(p.bytes.length - 1);
+    },
+    /padding at the end of the file/,
+  ],
   ["the end cut off", (p) => p.resize(p.bytes.length - 8), /Cannot read the image|length of the file/],
   ["half of it", (p) => p.resize(p.bytes.length >> 1), /Cannot read the image/],
   ["nothing of it", (p) => p.resize(0), /Cannot read the image/],
@@ -409,7 +533,11 @@ const REFERENCES: readonly Operation[] = [0, 1, 2, 3].map((i) => [
 
 const MORE_REFERENCES: readonly Operation[] = [
   ["a displacement off by 4", (p) => p.add32(p.patched()[0] ?? 0, 4), /in a reference to the base relocation table/],
-  ["an instruction instead of a displacement", (p) => p.flip((p.patched()[0] ?? 0) - 3, 4), /memory at RVA .*section \.init/],
+  [
+    "an instruction instead of a displacement",
+    (p) => p.flip((p.patched()[0] ?? 0) - 3, 4),
+    /memory at RVA .*section \.init/,
+  ],
   ["a reference to _end patched along", patchEnd, /memory at RVA .*section \.(text|init)/],
 ];
 
@@ -432,14 +560,30 @@ function patchEnd(p: Patient): void {
 }
 
 const FIXUPS: readonly Operation[] = [
-  ["a void base relocation revived", (p) => p.bytes.set(parsedTable(p.original).subarray(0, 0x40), p.data(".reloc")), /base relocation number 0 is type 3/],
+  [
+    "a void base relocation revived",
+    (p) => p.bytes.set(parsedTable(p.original).subarray(0, 0x40), p.data(".reloc")),
+    /base relocation number 0 is type 3/,
+  ],
   ["a base relocation voided", (p) => p.view.setUint16(p.fixup(), 0, true), /base relocation number \d+ is type 0/],
   ["a base relocation for another place", (p) => p.flip(p.fixup(), 1), /base relocation number \d+/],
   ["a base relocation of the other type", (p) => p.flip(p.fixup() + 1, 0xa0 ^ 0x30), /base relocation number \d+/],
-  ["a base relocation of an unknown type", (p) => p.view.setUint16(p.fixup(), 0x5000, true), /Unsupported relocation type/],
+  [
+    "a base relocation of an unknown type",
+    (p) => p.view.setUint16(p.fixup(), 0x5000, true),
+    /Unsupported relocation type/,
+  ],
   ["a page of base relocations elsewhere", (p) => p.add32(p.fixup() - 8, 0x1000), /base relocation number/],
-  ["a page of base relocations outside what Multiboot loads", (p) => p.set32(p.fixup() - 8, 0x802000), /base relocation number \d+ is type/],
-  ["a block too long", (p) => p.set32(p.data(".reloc") + 4, 0x7ffffff0), /block at offset 0x0 .*SizeOfBlock 0x7ffffff0/],
+  [
+    "a page of base relocations outside what Multiboot loads",
+    (p) => p.set32(p.fixup() - 8, 0x802000),
+    /base relocation number \d+ is type/,
+  ],
+  [
+    "a block too long",
+    (p) => p.set32(p.data(".reloc") + 4, 0x7ffffff0),
+    /block at offset 0x0 .*SizeOfBlock 0x7ffffff0/,
+  ],
   ["a block of nothing", (p) => p.set32(p.data(".reloc") + 4, 0), /SizeOfBlock 0x0/],
 ];
 
@@ -448,15 +592,35 @@ function parsedTable(file: Uint8Array): Uint8Array {
 }
 
 const TABLES: readonly Operation[] = [
-  ["a symbol's section", (p) => p.view.setUint16(p.symbol(symbolIn(p, ".data"), "sectionNumber"), 1, true), /COFF symbol number \d+ .* section 1 \(\.text\), needed section \d+ \(\.data\)/],
-  ["a symbol not renumbered", (p) => p.view.setUint16(p.symbol(symbolIn(p, ".bss"), "sectionNumber"), sectionNumber(p.original, ".bss"), true), /COFF symbol number/],
+  [
+    "a symbol's section",
+    (p) => p.view.setUint16(p.symbol(symbolIn(p, ".data"), "sectionNumber"), 1, true),
+    /COFF symbol number \d+ .* section 1 \(\.text\), needed section \d+ \(\.data\)/,
+  ],
+  [
+    "a symbol not renumbered",
+    (p) => p.view.setUint16(p.symbol(symbolIn(p, ".bss"), "sectionNumber"), sectionNumber(p.original, ".bss"), true),
+    /COFF symbol number/,
+  ],
   ["a symbol's value", (p) => p.flip(p.symbol(3, "value"), 1), /COFF symbol table at offset/],
   ["a symbol's name", (p) => p.flip(p.symbol(3, "name"), 1), /COFF symbol table at offset/],
-  ["the string table", (p) => p.flip(p.image.coff.pointerToSymbolTable + p.image.symbols.length + p.image.strings.length - 2, 1), /string table|missing|Cannot read/],
+  [
+    "the string table",
+    (p) => p.flip(p.image.coff.pointerToSymbolTable + p.image.symbols.length + p.image.strings.length - 2, 1),
+    /string table|missing|Cannot read/,
+  ],
   ["PointerToSymbolTable", (p) => p.add32(p.coff("pointerToSymbolTable"), -0x12), /PointerToSymbolTable|Cannot read/],
   ["NumberOfSymbols", (p) => p.add32(p.coff("numberOfSymbols"), -1), /field numberOfSymbols|Cannot read/],
-  ["no symbols", (p) => [p.coff("pointerToSymbolTable"), p.coff("numberOfSymbols")].forEach((at) => p.set32(at, 0)), /PointerToSymbolTable|field numberOfSymbols|missing/],
-  ["a stale debug directory offset", (p) => p.set32(p.debug("pointerToRawData"), staleOffset(p)), /in the debug directory/],
+  [
+    "no symbols",
+    (p) => [p.coff("pointerToSymbolTable"), p.coff("numberOfSymbols")].forEach((at) => p.set32(at, 0)),
+    /PointerToSymbolTable|field numberOfSymbols|missing/,
+  ],
+  [
+    "a stale debug directory offset",
+    (p) => p.set32(p.debug("pointerToRawData"), staleOffset(p)),
+    /in the debug directory/,
+  ],
   ["debug directory offset 0", (p) => p.set32(p.debug("pointerToRawData"), 0), /in the debug directory/],
   ["a debug directory's address", (p) => p.flip(p.debug("addressOfRawData"), 1), /in the debug directory/],
   ["a debug directory's size", (p) => p.flip(p.debug("sizeOfData"), 1), /in the debug directory/],
@@ -483,47 +647,157 @@ function staleOffset(p: Patient): number {
 const MULTIBOOT1: readonly Operation[] = [
   ["Multiboot1 missing", (p) => p.flip(p.mb1("magic"), 1), /Multiboot1 header is not in its first 0x2000 bytes/],
   ["Multiboot1 checksum", (p) => p.flip(p.mb1("checksum"), 1), /Multiboot1 header .* wrong checksum/],
-  ["Multiboot1 flags", (p) => { p.flip(p.mb1("flags"), 4); p.add32(p.mb1("checksum"), -4); }, /Multiboot1 header's flags is 0x10007/],
-  ["Multiboot1 without addresses", (p) => { p.add32(p.mb1("flags"), -0x10000); p.add32(p.mb1("checksum"), 0x10000); }, /needed bit 16 set/],
-  ["Multiboot1 header_addr", (p) => p.add32(p.mb1("headerAddr"), -4), /Multiboot1 header's header_addr|what the Multiboot1 header loads/],
+  [
+    "Multiboot1 flags",
+    (p) => {
+      p.flip(p.mb1("flags"), 4);
+      p.add32(p.mb1("checksum"), -4);
+    },
+    /Multiboot1 header's flags is 0x10007/,
+  ],
+  [
+    "Multiboot1 without addresses",
+    (p) => {
+      p.add32(p.mb1("flags"), -0x10000);
+      p.add32(p.mb1("checksum"), 0x10000);
+    },
+    /needed bit 16 set/,
+  ],
+  [
+    "Multiboot1 header_addr",
+    (p) => p.add32(p.mb1("headerAddr"), -4),
+    /Multiboot1 header's header_addr|what the Multiboot1 header loads/,
+  ],
   ["Multiboot1 header_addr too high", (p) => p.add32(p.mb1("headerAddr"), 4), /Multiboot1 header .* has header_addr/],
-  ["Multiboot1 load_addr", (p) => p.add32(p.mb1("loadAddr"), 0x1000), /Multiboot1 header .* needed from load_addr 0x200000/],
+  [
+    "Multiboot1 load_addr",
+    (p) => p.add32(p.mb1("loadAddr"), 0x1000),
+    /Multiboot1 header .* needed from load_addr 0x200000/,
+  ],
   ["Multiboot1 load_end_addr too low", (p) => p.add32(p.mb1("loadEndAddr"), -1), /Multiboot1 header's load_end_addr/],
   ["Multiboot1 load_end_addr 0", (p) => p.set32(p.mb1("loadEndAddr"), 0), /Multiboot1 header .* has load_end_addr 0x0/],
   ["Multiboot1 load_end_addr behind the file", (p) => p.add32(p.mb1("loadEndAddr"), 0x100000), /the end of the file/],
-  ["Multiboot1 bss_end_addr not rounded", (p) => p.add32(p.mb1("bssEndAddr"), -0x1000), /Multiboot1 header's bss_end_addr/],
-  ["Multiboot1 bss_end_addr too low", (p) => p.add32(p.mb1("bssEndAddr"), -0x200000), /Multiboot1 header .* has bss_end_addr/],
+  [
+    "Multiboot1 bss_end_addr not rounded",
+    (p) => p.add32(p.mb1("bssEndAddr"), -0x1000),
+    /Multiboot1 header's bss_end_addr/,
+  ],
+  [
+    "Multiboot1 bss_end_addr too low",
+    (p) => p.add32(p.mb1("bssEndAddr"), -0x200000),
+    /Multiboot1 header .* has bss_end_addr/,
+  ],
   ["Multiboot1 bss_end_addr 0", (p) => p.set32(p.mb1("bssEndAddr"), 0), /has bss_end_addr 0x0/],
   ["Multiboot1 entry_addr", (p) => p.add32(p.mb1("entryAddr"), 1), /Multiboot1 header's entry address/],
-  ["a second Multiboot1 header ahead", (p) => p.bytes.copyWithin(0xc00, p.mb1("magic"), p.mb1("magic") + 32), /Multiboot1 header at offset 0xc00/],
-  ["a Multiboot1 magic ahead", (p) => p.set32(0xc00, 0x1badb002), /comes behind a magic with a wrong checksum at 0xc00/],
-  ["Multiboot1 elsewhere", (p) => { const at = p.mb1("magic"); p.bytes.copyWithin(at - 64, at, at + 32); p.bytes.fill(0, at, at + 32); p.add32(p.mb1("headerAddr"), -64); }, /Multiboot1 header's place in the file/],
+  [
+    "a second Multiboot1 header ahead",
+    (p) => p.bytes.copyWithin(0xc00, p.mb1("magic"), p.mb1("magic") + 32),
+    /Multiboot1 header at offset 0xc00/,
+  ],
+  [
+    "a Multiboot1 magic ahead",
+    (p) => p.set32(0xc00, 0x1badb002),
+    /comes behind a magic with a wrong checksum at 0xc00/,
+  ],
+  [
+    "Multiboot1 elsewhere",
+    (p) => {
+      const at = p.mb1("magic");
+      p.bytes.copyWithin(at - 64, at, at + 32);
+      p.bytes.fill(0, at, at + 32);
+      p.add32(p.mb1("headerAddr"), -64);
+    },
+    /Multiboot1 header's place in the file/,
+  ],
 ];
 
-const tagField = (type: number, at: number): ((p: Patient) => number) => (p) => p.tag(type) + at;
-const address = (name: Parameters<typeof offsetOf<typeof MB2_ADDRESS_TAG.rows>>[1]): ((p: Patient) => number) => tagField(2, offsetOf(MB2_ADDRESS_TAG, name));
-const relocatable = (name: Parameters<typeof offsetOf<typeof MB2_RELOCATABLE_TAG.rows>>[1]): ((p: Patient) => number) => tagField(10, offsetOf(MB2_RELOCATABLE_TAG, name));
+const tagField =
+  (type: number, at: number): ((p: Patient) => number) =>
+  (p) =>
+    p.tag(type) + at;
+const address = (name: Parameters<typeof offsetOf<typeof MB2_ADDRESS_TAG.rows>>[1]): ((p: Patient) => number) =>
+  tagField(2, offsetOf(MB2_ADDRESS_TAG, name));
+const relocatable = (name: Parameters<typeof offsetOf<typeof MB2_RELOCATABLE_TAG.rows>>[1]): ((p: Patient) => number) =>
+  tagField(10, offsetOf(MB2_RELOCATABLE_TAG, name));
 
 const MULTIBOOT2: readonly Operation[] = [
   ["Multiboot2 missing", (p) => p.flip(p.mb2(), 1), /Multiboot2 header is not in its first 0x8000 bytes/],
   ["Multiboot2 checksum", (p) => p.flip(p.mb2() + 12, 1), /Multiboot2 header .* wrong checksum/],
-  ["Multiboot2 architecture", (p) => { p.add32(p.mb2() + 4, 4); p.add32(p.mb2() + 12, -4); }, /architecture 4/],
-  ["Multiboot2 header_length", (p) => { p.add32(p.mb2() + 8, 8); p.add32(p.mb2() + 12, -8); }, /END tag up to/],
+  [
+    "Multiboot2 architecture",
+    (p) => {
+      p.add32(p.mb2() + 4, 4);
+      p.add32(p.mb2() + 12, -4);
+    },
+    /architecture 4/,
+  ],
+  [
+    "Multiboot2 header_length",
+    (p) => {
+      p.add32(p.mb2() + 8, 8);
+      p.add32(p.mb2() + 12, -8);
+    },
+    /END tag up to/,
+  ],
   ["a Multiboot2 magic ahead", (p) => p.set32(0xc00, 0xe85250d6), /Multiboot2 header .* comes behind a magic/],
   ["a Multiboot2 header ahead", (p) => p.bytes.copyWithin(0xc00, p.mb2(), p.mb2() + 0x90), /Multiboot2 header/],
-  ["the old Multiboot1 magic behind the header", (p) => p.set32(p.data(".text") + 0x200, 0x1badb002), /memory at RVA 0x200200/],
+  [
+    "the old Multiboot1 magic behind the header",
+    (p) => p.set32(p.data(".text") + 0x200, 0x1badb002),
+    /memory at RVA 0x200200/,
+  ],
   ["no END tag", (p) => p.flip(p.tag(0), 1), /Multiboot2 header/],
-  ["Multiboot2 header_addr", (p) => p.add32(address("headerAddr")(p), 8), /Multiboot2 header's header_addr|what the Multiboot2 header loads/],
-  ["Multiboot2 load_addr", (p) => p.add32(address("loadAddr")(p), -0x1000), /Multiboot2 header's load_addr|has header_addr/],
-  ["load_addr -1, from the file's start", (p) => p.set32(address("loadAddr")(p), 0xffffffff), /Multiboot2 header .* has header_addr/],
-  ["Multiboot2 load_end_addr too low", (p) => p.add32(address("loadEndAddr")(p), -1), /Multiboot2 header's load_end_addr/],
-  ["load_end_addr short of .data", (p) => p.add32(address("loadEndAddr")(p), -0x800), /what the Multiboot2 header loads at .*section \.data/],
+  [
+    "Multiboot2 header_addr",
+    (p) => p.add32(address("headerAddr")(p), 8),
+    /Multiboot2 header's header_addr|what the Multiboot2 header loads/,
+  ],
+  [
+    "Multiboot2 load_addr",
+    (p) => p.add32(address("loadAddr")(p), -0x1000),
+    /Multiboot2 header's load_addr|has header_addr/,
+  ],
+  [
+    "load_addr -1, from the file's start",
+    (p) => p.set32(address("loadAddr")(p), 0xffffffff),
+    /Multiboot2 header .* has header_addr/,
+  ],
+  [
+    "Multiboot2 load_end_addr too low",
+    (p) => p.add32(address("loadEndAddr")(p), -1),
+    /Multiboot2 header's load_end_addr/,
+  ],
+  [
+    "load_end_addr short of .data",
+    (p) => p.add32(address("loadEndAddr")(p), -0x800),
+    /what the Multiboot2 header loads at .*section \.data/,
+  ],
   ["Multiboot2 load_end_addr 0", (p) => p.set32(address("loadEndAddr")(p), 0), /has load_end_addr 0x0/],
-  ["Multiboot2 load_end_addr behind the file", (p) => p.set32(address("loadEndAddr")(p), 0x1000000), /the end of the file/],
-  ["Multiboot2 bss_end_addr too low", (p) => p.set32(address("bssEndAddr")(p), 0x900000), /what the Multiboot2 header loads or clears is/],
-  ["Multiboot2 bss_end_addr not rounded", (p) => p.add32(address("bssEndAddr")(p), -0x1000), /Multiboot2 header's bss_end_addr/],
-  ["Multiboot2 entry_addr", (p) => p.add32(p.tag(3) + offsetOf(MB2_ENTRY_ADDRESS_TAG, "entryAddr"), 1), /Multiboot2 header's entry address/],
-  ["Multiboot2 entry address outside", (p) => p.set32(p.tag(3) + offsetOf(MB2_ENTRY_ADDRESS_TAG, "entryAddr"), 0x900000), /Multiboot2 header's entry address/],
+  [
+    "Multiboot2 load_end_addr behind the file",
+    (p) => p.set32(address("loadEndAddr")(p), 0x1000000),
+    /the end of the file/,
+  ],
+  [
+    "Multiboot2 bss_end_addr too low",
+    (p) => p.set32(address("bssEndAddr")(p), 0x900000),
+    /what the Multiboot2 header loads or clears is/,
+  ],
+  [
+    "Multiboot2 bss_end_addr not rounded",
+    (p) => p.add32(address("bssEndAddr")(p), -0x1000),
+    /Multiboot2 header's bss_end_addr/,
+  ],
+  [
+    "Multiboot2 entry_addr",
+    (p) => p.add32(p.tag(3) + offsetOf(MB2_ENTRY_ADDRESS_TAG, "entryAddr"), 1),
+    /Multiboot2 header's entry address/,
+  ],
+  [
+    "Multiboot2 entry address outside",
+    (p) => p.set32(p.tag(3) + offsetOf(MB2_ENTRY_ADDRESS_TAG, "entryAddr"), 0x900000),
+    /Multiboot2 header's entry address/,
+  ],
   ["the EFI64 entry address", (p) => p.set32(p.tag(9) + 8, 0x100), /EFI entry address in the Multiboot2 tag of type 9/],
   ["the RELOCATABLE tag's alignment", (p) => p.set32(relocatable("align")(p), 0x1000), /_start, when loaded at/],
   ["the RELOCATABLE tag's maximum", (p) => p.set32(relocatable("maxAddr")(p), 0x400000), /RELOCATABLE tag is/],
@@ -571,17 +845,34 @@ operations("mini-xen", mini, moved, [
 
 operations("mini-xen, table kept", mini, kept, [
   ["a byte of the table", (p) => p.flip(p.data(".reloc") + 0x600, 1), /section \.reloc \+|base relocation/],
-  ["a void base relocation revived", (p) => p.bytes.set(parsedTable(p.original).subarray(0, 0x40), p.data(".reloc")), /base relocation number 0 is type 3/],
-  ["MEM_DISCARDABLE restored", (p) => p.flip(p.section(".reloc", "characteristics") + 3, 0x02), /section \.reloc at RVA .* not loaded by shim/],
-  ["VirtualSize of .reloc", (p) => p.add32(p.section(".reloc", "virtualSize"), 4), /section \.reloc's field virtualSize/],
-  ["padding behind the table", (p) => p.flip(p.data(".reloc") + section(p.image, ".reloc").header.virtualSize), /padding behind section \.reloc/],
+  [
+    "a void base relocation revived",
+    (p) => p.bytes.set(parsedTable(p.original).subarray(0, 0x40), p.data(".reloc")),
+    /base relocation number 0 is type 3/,
+  ],
+  [
+    "MEM_DISCARDABLE restored",
+    (p) => p.flip(p.section(".reloc", "characteristics") + 3, 0x02),
+    /section \.reloc at RVA .* not loaded by shim/,
+  ],
+  [
+    "VirtualSize of .reloc",
+    (p) => p.add32(p.section(".reloc", "virtualSize"), 4),
+    /section \.reloc's field virtualSize/,
+  ],
+  [
+    "padding behind the table",
+    (p) => p.flip(p.data(".reloc") + section(p.image, ".reloc").header.virtualSize),
+    /padding behind section \.reloc/,
+  ],
 ]);
 
 bad("a result of a tampered original: everything fits but one byte", () => {
   const tampered = mini.slice();
   const at = section(parseImage(mini), ".rodata").header.pointerToRawData + 0x40;
   tampered[at] = (tampered[at] ?? 0) ^ 1;
-  for (const keep of [false, true]) rejects(mini, result(tampered, keep), /memory at RVA 0x400040 \(section \.rodata \+ 0x40\)/);
+  for (const keep of [false, true])
+    rejects(mini, result(tampered, keep), /memory at RVA 0x400040 \(section \.rodata \+ 0x40\)/);
 });
 
 bad("the other variant's table: neither moved nor kept", () => {
@@ -653,7 +944,10 @@ function random(seed: number): (below: number) => number {
 const FLIPS = 250;
 const blind = suite("verify() has no blind spot");
 
-for (const [variant, goodResult] of [["move", moved], ["keep", kept]] as const) {
+for (const [variant, goodResult] of [
+  ["move", moved],
+  ["keep", kept],
+] as const) {
   blind(`${FLIPS} random bytes, ${variant}: every one is reported, CheckSum right or not`, () => {
     const below = random(variant === "move" ? 20240229 : 20250301);
     const used: number[] = [];
@@ -668,7 +962,8 @@ for (const [variant, goodResult] of [["move", moved], ["keep", kept]] as const) 
       // A different CheckSum is one itself, unless it was the CheckSum that was flipped.
       const checkSum = patient.optional("checkSum");
       if (i % 10 !== 0 && (at < checkSum || at >= checkSum + 4)) patient.fixCheckSum();
-      if (verify(mini, patient.bytes).violations.length === 0) missed.push(`offset 0x${at.toString(16)} ^ 0x${mask.toString(16)}`);
+      if (verify(mini, patient.bytes).violations.length === 0)
+        missed.push(`offset 0x${at.toString(16)} ^ 0x${mask.toString(16)}`);
     }
     assert.is(missed.join(", "), "");
   });
@@ -784,7 +1079,10 @@ cli("prints a line per violation and exits 1", async ({ folder, original }) => {
   const { status, stdout, stderr } = await run(original, file);
   assert.is(stdout, "");
   assert.is(status, 1);
-  assert.match(stderr, /^.*bad\.efi: Cannot verify: COFF header field timeDateStamp is 0x[0-9a-f]+, needed 0x[0-9a-f]+\n/);
+  assert.match(
+    stderr,
+    /^.*bad\.efi: Cannot verify: COFF header field timeDateStamp is 0x[0-9a-f]+, needed 0x[0-9a-f]+\n/,
+  );
   assert.is(stderr.split("\n").filter((line) => line !== "" && !line.startsWith(`${file}: Cannot verify: `)).length, 0);
 });
 

@@ -13,44 +13,10 @@
 //   has to be different is computed anew from the original, by the rules; then the rest must be equal.
 // Order: after emit-header. For the steps before it, it says what is missing.
 
-import { displayName, ImageError, readInput, runIfMain } from "./lib/cli.ts";
-import type { Command } from "./lib/cli.ts";
-import { viewOf } from "./lib/fields.ts";
-import type { FileBytes } from "./lib/file-bytes.ts";
-import { Findings } from "./lib/findings.ts";
-import {
-  differences,
-  fixupWidth,
-  isZero,
-  loadByFirmware,
-  loadByShim,
-  loadMultiboot1,
-  loadMultiboot2,
-  readFixups,
-  relocationTable,
-} from "./lib/loaders.ts";
-import type { Fixups, Memory, Multiboot1Load, Multiboot2Load, MultibootLoad } from "./lib/loaders.ts";
-import { examine } from "./lib/loader-facts.ts";
-import type { Evidence } from "./lib/loader-facts.ts";
-import { PROFILES } from "./lib/loader-profiles.ts";
-import { boots, judge as askLoader } from "./lib/loader-rules.ts";
-import { MB1_AOUT_KLUDGE } from "./lib/multiboot.ts";
-import {
-  DIRECTORY_BASE_RELOCATION,
-  DIRECTORY_DEBUG,
-  hasFlags,
-  hex,
-  MEM_DISCARDABLE,
-  MEM_READ,
-  parseImage,
-  range,
-  roundUp,
-  SECTION_HEADER,
-  SIZE_2M,
-} from "./lib/pe.ts";
-import type { Image } from "./lib/pe.ts";
-import { Relocator } from "./lib/relocated-memory.ts";
-import { aboutFile } from "./lib/transform.ts";
+import { displayName, readInput, runIfMain } from "./cli/cli.ts";
+import type { Command } from "./cli/cli.ts";
+import { ImageError } from "./cli/errors.ts";
+import { hex, range } from "./cli/numbers.ts";
 import {
   checkAuthenticode,
   checkHeaders,
@@ -62,8 +28,21 @@ import {
   spanOf,
   tableEnd,
   withStraysInPlace,
-} from "./lib/verify-file.ts";
-import type { Comparison, Span } from "./lib/verify-file.ts";
+} from "./judge/file.ts";
+import type { Comparison, Span } from "./judge/file.ts";
+import { Findings } from "./judge/findings.ts";
+import {
+  differences,
+  fixupWidth,
+  isZero,
+  loadByFirmware,
+  loadByShim,
+  loadMultiboot1,
+  loadMultiboot2,
+  readFixups,
+  relocationTable,
+} from "./judge/loads.ts";
+import type { Fixups, Memory, Multiboot1Load, Multiboot2Load, MultibootLoad } from "./judge/loads.ts";
 import {
   changedMemory,
   checkPointers,
@@ -77,9 +56,28 @@ import {
   referencePatches,
   reshapedSections,
   voidPatches,
-} from "./lib/verify-memory.ts";
-import type { HeaderChange, Patch } from "./lib/verify-memory.ts";
-import { checkSymbols, startSymbol } from "./lib/verify-symbols.ts";
+} from "./judge/memory.ts";
+import type { HeaderChange, Patch } from "./judge/memory.ts";
+import { Relocator } from "./judge/relocated-memory.ts";
+import { checkSymbols, startSymbol } from "./judge/symbols.ts";
+import { examine } from "./loaders/facts.ts";
+import type { Evidence } from "./loaders/facts.ts";
+import { PROFILES } from "./loaders/profiles.ts";
+import { boots, judge as askLoader } from "./loaders/rules.ts";
+import type { FileBytes } from "./pe/file-bytes.ts";
+import { hasFlags, parseImage, roundUp } from "./pe/image.ts";
+import type { Image } from "./pe/image.ts";
+import { aboutFile } from "./pe/transform.ts";
+import { viewOf } from "./tables/fields.ts";
+import { MB1_AOUT_KLUDGE } from "./tables/multiboot.ts";
+import {
+  DIRECTORY_BASE_RELOCATION,
+  DIRECTORY_DEBUG,
+  MEM_DISCARDABLE,
+  MEM_READ,
+  SECTION_HEADER,
+  SIZE_2M,
+} from "./tables/pe.ts";
 
 const USAGE = `Usage: verify.ts ORIGINAL RESULT
 
@@ -229,7 +227,11 @@ function checkDebugDirectory({ directories }: Image, { patch }: HeaderChange, fi
   const { virtualAddress, size } = directories[DIRECTORY_DEBUG] ?? { virtualAddress: 0, size: 0 };
   const [end, headerEnd] = [virtualAddress + size, patch.start + patch.bytes.length];
   if (size !== 0 && virtualAddress < headerEnd && patch.start < end)
-    findings.add("the debug directory", `at ${range(virtualAddress, end)}`, `outside ${range(patch.start, headerEnd)}, the Multiboot2 header`);
+    findings.add(
+      "the debug directory",
+      `at ${range(virtualAddress, end)}`,
+      `outside ${range(patch.start, headerEnd)}, the Multiboot2 header`,
+    );
 }
 
 /** ImageBase, where nothing is relocated, and the lowest and the highest base that Xen runs at: 2 MiB-aligned, below 4 GiB (efi-boot.h:efi_arch_load_addr_check). */

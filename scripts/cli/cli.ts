@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// What every script of this folder has in common as a command: arguments, streams, exit status, files.
+// Exit status: 0 done, 1 image or file unsuitable, 2 wrong usage. No format knowledge here.
+// `process` is used as the global it is: importing node:process makes node open all three standard streams, which takes
+// longer than most steps do.
+
+import { Buffer } from "node:buffer";
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import type { ParseArgsConfig } from "node:util";
+import { FileError, ImageError, UsageError } from "./errors.ts";
+
+/** The streams of one run; tests pass their own. */
+export interface Io {
+  stdin(): Uint8Array;
+  stdout(bytes: Uint8Array | string): void;
+  stderr(text: string): void;
+}
+
+export type Options = NonNullable<ParseArgsConfig["options"]>;
+export type Values = Record<string, string | boolean | (string | boolean)[] | undefined>;
+
+/** What a script declares of itself; its usage text is the only place that describes its arguments. */
+export interface Command {
+  /** The whole `--help` text; its first line is "Usage: …". */
+  readonly usage: string;
+  /** Long options, besides `--help`. */
+  readonly options: Options;
+  /** The names of the positional arguments, as in the usage line: one in square brackets, and those behind it, may be left out. */
+  readonly positionals: readonly string[];
+  /** Does the work; returns the exit status, 0 when it returns nothing. */
+  run(positionals: readonly string[], values: Values, io: Io): number | undefined | Promise<number | undefined>;
+}
+
+const STDIN = 0;
+const STDOUT = 1;
+const STDERR = 2;
+const CHUNK = 1 << 20;
+/** PE files hold 32-bit offsets, and shim takes no file of 2 GiB or more (verify.c:shim_verify). */
+const MAX_FILE = 2 ** 31 - 1;
+
+export const realIo: Io = {
+  stdin: () => readAll(STDIN),
+  stdout(bytes) {
+    try {
+      writeAll(STDOUT, typeof bytes === "string" ? Buffer.from(bytes) : bytes);
+    } catch (error) {
+      if (isSystemError(error) && error.code === "EPIPE") throw error; // the reader has gone, which is its business
+      throw fileError("<stdout>", "write", error);
+    }
+  },
+  stderr: (text) => writeAll(STDERR, Buffer.from(text)),
+};
+
+/**
+ * Runs a command: arguments, help, errors to one line each on standard error.
+ * @returns the exit status: what `run` returns, 1 after an ImageError or a failing system call, 2 after a UsageError
+ * @throws whatever else `run` throws: a bug, which shows its stack
+ */
+export async function runCommand(command: Command, argv: readonly string[], io: Io = realIo): Promise<number> {
+  const name = commandName(command);
+  try {
+    const { values, positionals } = parse(command, argv);
+    if (values.help === true) {
+      io.stdout(command.usage);
+      return 0;
+    }
+    return (await command.run(positionals, values, io)) ?? 0;
+  } catch (error) {
+    if (error instanceof UsageError) {
+      io.stderr(`${name}: ${error.message}; see ${name} --help\n`);
+      return 2;
+    }
+    if (error instanceof ImageError) {
+      io.stderr(`${error instanceof FileError ? error.file : name}: ${error.message}\n`);
+      return 1;
+    }
+    if (isSystemError(error) && error.code === "EPIPE") return 1;
+    throw error;
+  }
+}
+
+/**
+ * Runs the command when its module is the program, and only then: tests and mb-efi import the same files.
+ * Real paths are compared because the script may be started through a symbolic link or without its ".ts".
+ * @param moduleUrl the module's `import.meta.url`
+ */
+export function runIfMain(moduleUrl: string, command: Command): void {
+  const program = process.argv[1];
+  if (program === undefined) return;
+  const self = fs.realpathSync(fileURLToPath(moduleUrl));
+  if (![program, `${program}.ts`].some((candidate) => realPath(candidate) === self)) return;
+  // A signal must not end the process between writing and renaming: the temporary file would stay. The work takes less
+  // than a second, and then the process ends by itself with the status a shell expects of it.
+  for (const [signal, status] of [
+    ["SIGINT", 130],
+    ["SIGTERM", 143],
+    ["SIGHUP", 129],
+  ] as const) {
+    process.once(signal, () => process.exit(status));
+  }
+  runCommand(command, process.argv.slice(2)).then((status) => {
+    process.exitCode = status;
+  });
+}
+
+const CLEAR_LINE = "\r\x1b[K";
+
+/**
+ * Shows how far long work is, on standard error, in a line that the next one replaces. A pipe or a file gets nothing of it.
+ * @param line what is being done; "" when it is done, and the line is free again
+ */
+export function showProgress(line: string, io: Io): void {
+  if (process.stderr.isTTY) io.stderr(CLEAR_LINE + line);
+}
+
+/** The command's name as its usage line has it: "align-sections.ts". */
+export function commandName(command: Command): string {
+  return /^Usage: (\S+)/.exec(command.usage)?.[1] ?? "xen-mb-efi";
+}
+
+function parse(command: Command, argv: readonly string[]): { values: Values; positionals: string[] } {
+  const options: Options = { ...command.options, help: { type: "boolean" } };
+  let parsed: { values: Values; positionals: string[] };
+  try {
+    parsed = parseArgs({ args: [...argv], options, allowPositionals: true, strict: true });
+  } catch (error) {
+    // parseArgs explains over several sentences how to quote; the first one says what is wrong.
+    throw new UsageError(String((error as Error).message).split(/\. |\n/)[0] ?? "wrong arguments");
+  }
+  if (parsed.values.help === true) return parsed;
+  const { positionals } = parsed;
+  const missing = command.positionals[positionals.length];
+  if (missing !== undefined && !missing.startsWith("[")) throw new UsageError(`${missing} is missing`);
+  const extra = positionals[command.positionals.length];
+  if (extra !== undefined) throw new UsageError(`Unexpected argument '${extra}'`);
+  return parsed;
+}
+
+/**
+ * Reads a whole file.
+ * @param file a path, or "-" for standard input
+ * @throws FileError when it cannot be read or is larger than any PE file can be
+ */
+export function readInput(file: string, io: Io): Uint8Array {
+  try {
+    if (file === "-") return io.stdin();
+    const fd = fs.openSync(file, "r");
+    try {
+      return readAll(fd, fs.fstatSync(fd).size);
+    } finally {
+      fs.closeSync(fd);
+    }
+  } catch (error) {
+    throw fileError(displayName(file), "read", error);
+  }
+}
+
+/** How a file argument is called in messages. */
+export function displayName(file: string): string {
+  return file === "-" ? "<stdin>" : file;
+}
+
+/**
+ * Writes a whole file or nothing: the bytes go to a temporary file beside the target, which then takes the target's
+ * name. A target that is a symbolic link stays one, and the file it names is replaced; a device or a pipe is written to
+ * as it is.
+ * @param file a path, or "-" for standard output
+ * @param output all bytes, or the pieces that they are in
+ * @throws FileError when it cannot be written; the target is then as it was, and no temporary file is left
+ */
+export function writeOutput(file: string, output: Uint8Array | readonly Uint8Array[], io: Io): void {
+  const pieces = output instanceof Uint8Array ? [output] : output;
+  if (file === "-") return pieces.forEach((piece) => io.stdout(piece));
+  try {
+    const target = realPath(file) ?? file;
+    const old = fs.statSync(target, { throwIfNoEntry: false });
+    if (old !== undefined && !old.isFile())
+      writeTo(target, "w", (fd) => pieces.forEach((piece) => writeAll(fd, piece)));
+    else replace(target, old?.mode, pieces);
+  } catch (error) {
+    throw fileError(file, "write", error);
+  }
+}
+
+/**
+ * Refuses an output that is the input itself, or another name of it, so that no command ever changes its input.
+ * @throws UsageError
+ */
+export function refuseSameFile(input: string, output: string): void {
+  if (input === "-" || output === "-") return;
+  const [from, to] = [statusOf(input), statusOf(output)];
+  if (from === undefined || to === undefined || !to.isFile()) return;
+  if (from.dev === to.dev && from.ino === to.ino)
+    throw new UsageError(`OUT '${output}' is the same file as IN '${input}'`);
+}
+
+/** Undefined for a name that leads nowhere: reading or writing will say why. */
+function statusOf(file: string): fs.Stats | undefined {
+  try {
+    return fs.statSync(file);
+  } catch {
+    return undefined;
+  }
+}
+
+function replace(target: string, mode: number | undefined, pieces: readonly Uint8Array[]): void {
+  // Not by process id: in containers all runs may have the same, and one that was killed has left its file behind. Not by
+  // the target's name either, which may be as long as names can be.
+  const temporary = path.join(path.dirname(target), `.xen-mb-efi.${Math.random().toString(36).slice(2)}.tmp`);
+  try {
+    writeTo(temporary, "wx", (fd) => writeSparse(fd, pieces));
+    if (mode !== undefined) fs.chmodSync(temporary, mode);
+    fs.renameSync(temporary, target);
+  } catch (error) {
+    fs.rmSync(temporary, { force: true });
+    throw error;
+  }
+}
+
+function writeTo(file: string, flags: string, write: (fd: number) => void): void {
+  const fd = fs.openSync(file, flags);
+  try {
+    write(fd);
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+const HOLE_UNIT = 4096;
+const ZERO_PAGE = new Uint8Array(HOLE_UNIT);
+
+/** Writes a new file, leaving out pages of zeros: a linear image is half zeros, which then take no space on the disk. */
+function writeSparse(fd: number, pieces: readonly Uint8Array[]): void {
+  let start = 0;
+  for (const piece of pieces) {
+    writeWithoutZeros(fd, piece, start);
+    start += piece.length;
+  }
+  fs.ftruncateSync(fd, start);
+}
+
+/** @param start where in the file the bytes go */
+function writeWithoutZeros(fd: number, bytes: Uint8Array, start: number): void {
+  const isHole = (at: number): boolean => {
+    if (bytes[at] !== 0) return false;
+    const page = bytes.subarray(at, at + HOLE_UNIT);
+    return Buffer.compare(page, ZERO_PAGE.subarray(0, page.length)) === 0;
+  };
+  for (let at = 0; at < bytes.length;) {
+    const from = at;
+    while (at < bytes.length && !isHole(at)) at += HOLE_UNIT;
+    if (at > from) writeAll(fd, bytes.subarray(from, at), start + from);
+    while (at < bytes.length && isHole(at)) at += HOLE_UNIT;
+  }
+}
+
+function readAll(fd: number, expected = 0): Uint8Array {
+  let bytes = Buffer.allocUnsafe(Math.min(Math.max(expected + 1, CHUNK), MAX_FILE));
+  let length = 0;
+  for (;;) {
+    if (length === bytes.length) {
+      if (length >= MAX_FILE) throw new ImageError("file too large");
+      const larger = Buffer.allocUnsafe(Math.min(2 * length, MAX_FILE));
+      bytes.copy(larger);
+      bytes = larger;
+    }
+    const count = retry(() => fs.readSync(fd, bytes, length, bytes.length - length, null));
+    if (count === 0) return bytes.subarray(0, length);
+    length += count;
+    if (length >= 2 && (bytes[0] !== 0x4d || bytes[1] !== 0x5a) && length > CHUNK) {
+      // No image starts so, and what we read may never end (/dev/zero): what is there is enough to say so.
+      return bytes.subarray(0, length);
+    }
+  }
+}
+
+/** @param position where in the file to begin; without it, where the last write ended */
+function writeAll(fd: number, bytes: Uint8Array, position?: number): void {
+  for (let done = 0; done < bytes.length;) {
+    const at = position === undefined ? null : position + done;
+    done += retry(() => fs.writeSync(fd, bytes, done, bytes.length - done, at));
+  }
+}
+
+/** A pipe may be non-blocking because its other end made it so: then wait and try again. */
+function retry(call: () => number): number {
+  for (;;) {
+    try {
+      return call();
+    } catch (error) {
+      if (!isSystemError(error)) throw error;
+      if (error.code === "EOF") return 0;
+      if (error.code !== "EAGAIN") throw error;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
+    }
+  }
+}
+
+function realPath(file: string): string | undefined {
+  try {
+    return fs.realpathSync(file);
+  } catch {
+    return undefined;
+  }
+}
+
+interface SystemError extends Error {
+  readonly code: string;
+}
+
+function isSystemError(error: unknown): error is SystemError {
+  return error instanceof Error && typeof (error as Partial<SystemError>).code === "string";
+}
+
+function fileError(file: string, action: string, error: unknown): unknown {
+  if (error instanceof ImageError) return new FileError(file, `Cannot ${action}: ${error.message}`);
+  if (!isSystemError(error)) return error;
+  // "ENOENT: no such file or directory, open 'x'": the words between code and call.
+  const words = /^\w+: ([^,]+)/.exec(error.message)?.[1] ?? error.message;
+  return new FileError(file, `Cannot ${action}: ${words}`);
+}

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// How numbers and names are shown in messages and reports.
+
+/** A number as addresses and sizes are shown everywhere: lower-case hexadecimal. */
+export function hex(value: number | bigint): string {
+  return `0x${value.toString(16)}`;
+}
+
+/** A half-open range, "[0x200000,0x400000)". */
+export function range(start: number, end: number): string {
+  return `[${hex(start)},${hex(end)})`;
+}
+
+/** A name as messages can show it: any byte may be in it, and a message is one line. */
+export function printable(name: string): string {
+  return name.replace(/[^ -~]/g, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`);
+}

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// Gets single Debian packages and upstream sources, also of suites that this machine is not set up for, without
+// changing the machine:
+//
+//   const deb = await downloadPackage({ package: "grub-efi-amd64-bin", suites: ["sid"] }, "build/debs");
+//   const efi = await readPackageFile(deb, "usr/lib/grub/x86_64-efi/monolithic/grubx64.efi");
+//
+// The mirror is the one in the machine's own apt sources, so that no host name is written down here and a local or a
+// dated mirror is honoured. Sources, state and cache lie in a directory of their own that goes when the process ends;
+// root is not needed. Signatures are always checked. Whatever cannot be had throws an AptError of one line.
+
+import type { Buffer } from "node:buffer";
+import { execFile } from "node:child_process";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { copyFile, mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import process from "node:process";
+import { FileError, ImageError } from "../cli/errors.ts";
+
+/** A package that cannot be had here, for the reason that `message` gives. */
+export class AptError extends ImageError {
+  override name = "AptError";
+}
+
+export interface PackageWanted {
+  readonly package: string;
+  /** Exact version; left out, the newest that the suite has. */
+  readonly version?: string;
+  /** Codenames such as "sid" or "trixie-security", looked through in this order. */
+  readonly suites: readonly string[];
+  /** Debian architecture, default "amd64"; packages for all architectures are found under any. */
+  readonly arch?: string;
+}
+
+/**
+ * Downloads a package into a directory, which is created if need be; a file of that name is replaced.
+ * @returns the path of the .deb
+ * @throws AptError when no suite has it, a signature cannot be checked, or this machine has no apt
+ */
+export async function downloadPackage(wanted: PackageWanted, destinationDir: string): Promise<string> {
+  const name = wanted.version === undefined ? wanted.package : `${wanted.package}=${wanted.version}`;
+  const download = { args: ["download", name], isWanted: (file: string) => file.endsWith(".deb"), destinationDir };
+  return await fromSuites(name, wanted.suites, async (suite) => {
+    return await downloadFrom(await suiteConfiguration(suite, wanted.arch ?? "amd64"), wanted, download);
+  });
+}
+
+/**
+ * Downloads the upstream tarball of a source package, without Debian's changes and without the .dsc, which mirrors
+ * sometimes lack.
+ * @returns the path of the .orig.tar.*
+ * @throws AptError as {@link downloadPackage}
+ */
+export async function downloadSource(
+  source: string,
+  suites: readonly string[],
+  destinationDir: string,
+): Promise<string> {
+  const args = ["source", "--download-only", "--tar-only", source];
+  const download = { args, isWanted: (file: string) => /\.orig\.tar\.\w+$/.test(file), destinationDir };
+  return await fromSuites(source, suites, async (suite) => {
+    return await downloadFrom(await suiteConfiguration(suite, SOURCE), { package: source, suites }, download);
+  });
+}
+
+/** In place of an architecture. */
+const SOURCE = "source";
+
+async function fromSuites(
+  name: string,
+  suites: readonly string[],
+  get: (suite: string) => Promise<string>,
+): Promise<string> {
+  const misses: string[] = [];
+  for (const suite of suites) {
+    try {
+      return await get(suite);
+    } catch (error) {
+      if (error instanceof NoDebianError) throw error;
+      if (!(error instanceof AptError) && !isSystemError(error)) throw error;
+      misses.push(`${suite}: ${error.message}`);
+    }
+  }
+  throw new AptError(`Cannot get ${name}: ${misses.join("; ") || "no suite named"}`);
+}
+
+interface Download {
+  readonly args: readonly string[];
+  readonly isWanted: (file: string) => boolean;
+  readonly destinationDir: string;
+}
+
+async function downloadFrom(
+  configuration: string,
+  wanted: PackageWanted,
+  { args, isWanted, destinationDir }: Download,
+): Promise<string> {
+  // apt-get names the file itself, and in the current directory: an empty one tells which it was.
+  const empty = await scratchDirectory("download");
+  const download = await run("apt-get", ["-c", configuration, "-q", ...args], empty);
+  const file = (await readdir(empty)).find(isWanted);
+  if (download.status !== 0 || file === undefined) {
+    const versions = await versionsIn(configuration, wanted.package);
+    if (versions.length === 0) throw new AptError("has no such package");
+    if (wanted.version !== undefined && !versions.includes(wanted.version)) {
+      throw new AptError(`has only version ${versions.join(", ")}`);
+    }
+    throw new AptError(errorLine(download));
+  }
+  await mkdir(destinationDir, { recursive: true });
+  const destination = join(destinationDir, file);
+  const temporary = join(destinationDir, `.${file}.${process.pid}.tmp`);
+  try {
+    await copyFile(join(empty, file), temporary);
+    await rename(temporary, destination);
+  } finally {
+    await rm(temporary, { force: true });
+    await rm(empty, { recursive: true, force: true });
+  }
+  return destination;
+}
+
+async function versionsIn(configuration: string, packageName: string): Promise<string[]> {
+  const { stdout } = await run("apt-cache", ["-c", configuration, "madison", packageName]);
+  return [...new Set(stdout.split("\n").flatMap((line) => line.split("|")[1]?.trim() ?? []))];
+}
+
+// One apt set-up per suite, so that a suite which is gone from the mirror or whose key is unknown spoils no other.
+// The promise is kept, a failed one too: each suite's lists are asked for once per process.
+const configurations = new Map<string, Promise<string>>();
+
+function suiteConfiguration(suite: string, arch: string): Promise<string> {
+  const key = `${suite} ${arch}`;
+  let configuration = configurations.get(key);
+  if (configuration === undefined) {
+    configuration = prepareSuite(suite, arch);
+    configurations.set(key, configuration);
+  }
+  return configuration;
+}
+
+async function prepareSuite(suite: string, arch: string): Promise<string> {
+  for (const word of [suite, arch]) {
+    // Both end up in a sources list, where a space or a bracket would mean something.
+    if (!/^[a-z0-9][a-z0-9.-]*$/.test(word)) throw new AptError(`"${word}" is no name of a suite or an architecture`);
+  }
+  const bases = await mirrorBases(suite);
+  if (bases.length === 0) throw new AptError("this machine's apt sources name no Debian archive that could hold it");
+  const failures = new Set<string>();
+  for (const base of bases) {
+    const configuration = await writeConfiguration(await scratchDirectory(suite), base, suite, arch);
+    const update = await run("apt-get", ["-c", configuration, "-q", "update"]);
+    if (update.status === 0) return configuration;
+    failures.add(updateFailure(update));
+  }
+  throw new AptError([...failures].join("; "));
+}
+
+async function mirrorBases(suite: string): Promise<string[]> {
+  const format = ["REPO_URI", "RELEASE", "ORIGIN", "LABEL"].map((field) => `$(${field})`).join("|");
+  const list = ["indextargets", "--format", format, "Created-By: Packages"];
+  let targets = await run("apt-get", list);
+  if (targets.status === 0 && targets.stdout.trim() === "") {
+    // Nothing is listed where `apt-get update` never ran (a fresh container). Without the release information apt
+    // lists what the sources name; who publishes it is then unknown.
+    targets = await run("apt-get", ["--no-release-info", ...list]);
+  }
+  if (targets.status !== 0) throw new AptError(errorLine(targets));
+  return chooseBases(targets.stdout, suite);
+}
+
+/**
+ * The mirror's base addresses that may hold a suite.
+ * @param targets lines `base|release|origin|label` of the machine's own sources; unexpanded `$(ORIGIN)` is unknown
+ */
+export function chooseBases(targets: string, suite: string): string[] {
+  const wantsSecurity = isSecurity(suite);
+  const named = new Set<string>();
+  const guessed = new Set<string>();
+  for (const line of targets.split("\n")) {
+    const [base = "", release = "", origin = "", label = ""] = line.split("|");
+    const unknown = origin === "" || origin.startsWith("$(");
+    if (base === "" || base.startsWith("cdrom:") || (!unknown && origin !== "Debian")) continue;
+    const holdsSecurity = unknown ? isSecurity(release) : label === "Debian-Security";
+    if (holdsSecurity === wantsSecurity) {
+      named.add(base);
+      continue;
+    }
+    // Mirrors keep the two archives side by side, and a machine's sources may name only one of them.
+    const sibling = wantsSecurity
+      ? base.replace(/\/debian\/?$/, "/debian-security/")
+      : base.replace(/\/debian-security\/?$/, "/debian/");
+    if (sibling !== base) guessed.add(sibling);
+  }
+  return named.size > 0 ? [...named] : [...guessed];
+}
+
+function isSecurity(suite: string): boolean {
+  return suite.endsWith("-security");
+}
+
+async function writeConfiguration(directory: string, base: string, suite: string, arch: string): Promise<string> {
+  const keyring = KEYRINGS.find((path) => existsSync(path));
+  // Without Debian's keyring apt takes the keys that the machine trusts in general; unsigned is refused either way.
+  const signedBy = keyring === undefined ? "" : ` signed-by=${keyring}`;
+  // target=Packages: where apt-file, appstream and their like are installed, each update would fetch their indexes too.
+  const source =
+    arch === SOURCE
+      ? `deb-src [target=Sources${signedBy}] ${base} ${suite} main\n`
+      : `deb [arch=${arch} target=Packages${signedBy}] ${base} ${suite} main\n`;
+  await writeFile(join(directory, "sources.list"), source);
+  await writeFile(join(directory, "status"), "");
+  await mkdir(join(directory, "lists", "partial"), { recursive: true });
+  await mkdir(join(directory, "cache", "archives", "partial"), { recursive: true });
+  const configuration = join(directory, "apt.conf");
+  // For -c, which is read last: the machine's proxy, credentials and date checks stay in force; what would touch the
+  // machine (its hooks and its state) or choose for it (its pins) does not.
+  await writeFile(
+    configuration,
+    `#clear APT::Architectures;
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+${arch === SOURCE ? "" : `APT::Architecture "${arch}";\nAPT::Architectures { "${arch}"; };`}
+APT::Update::Error-Mode "any";
+// Root's apt would download as a user of its own, who has no access to this directory.
+APT::Sandbox::User "root";
+Acquire::Languages "none";
+// apt waits longer before each: three would make a machine without network wait for a minute.
+Acquire::Retries "1";
+Dir::Etc::SourceList "${directory}/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::Etc::Preferences "/dev/null";
+Dir::Etc::PreferencesParts "/dev/null";
+Dir::State "${directory}";
+Dir::State::Lists "${directory}/lists";
+Dir::State::Status "${directory}/status";
+Dir::Cache "${directory}/cache";
+Dir::Cache::Archives "${directory}/cache/archives";
+`,
+  );
+  return configuration;
+}
+
+const KEYRINGS = ["/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"];
+
+function updateFailure(update: Finished): string {
+  if (/NO_PUBKEY|Missing key/.test(update.stderr)) {
+    return "its signing key is not on this machine: install a newer debian-archive-keyring";
+  }
+  // Said of a suite that never was as of one that moved to the archive of old releases.
+  if (/does not have a Release file|no longer has a Release file/.test(update.stderr)) return "not on the mirror";
+  return errorLine(update);
+}
+
+/**
+ * Contents of one file of a .deb.
+ * @param path as in the package, without the leading slash
+ * @throws FileError when the .deb is damaged or has no such file
+ */
+export async function readPackageFile(deb: string, path: string): Promise<Buffer> {
+  const directory = await scratchDirectory("deb");
+  try {
+    await unpackPackage(deb, directory);
+    const file = join(directory, path);
+    if (!existsSync(file)) throw new FileError(deb, `Cannot unpack ${path}: the package has no such file`);
+    return await readFile(file);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+/**
+ * Unpacks all files of a .deb into a directory, which is created if need be; no script of the package runs.
+ * @throws FileError when the .deb is damaged
+ */
+export async function unpackPackage(deb: string, directory: string): Promise<void> {
+  await mkdir(directory, { recursive: true });
+  const unpacked = await run("dpkg-deb", ["-x", resolve(deb), directory]);
+  if (unpacked.status === 0) return;
+  const reason = errorLine(unpacked)
+    .replace(/^dpkg-deb: error: /, "")
+    .replace(`'${resolve(deb)}' is `, "it is ");
+  throw new FileError(deb, `Cannot unpack: ${reason}`);
+}
+
+let scratchRoot: string | undefined;
+
+/** A new empty directory that is removed when the process ends, if it was not before. */
+export async function scratchDirectory(name: string): Promise<string> {
+  try {
+    if (scratchRoot === undefined) {
+      const created = mkdtempSync(join(tmpdir(), "xen-mb-efi-"));
+      process.once("exit", () => rmSync(created, { recursive: true, force: true }));
+      scratchRoot = created;
+    }
+    return await mkdtemp(join(scratchRoot, `${name}-`));
+  } catch (error) {
+    if (!isSystemError(error)) throw error;
+    throw new AptError(`Cannot create a temporary directory: ${error.message}`);
+  }
+}
+
+interface Finished {
+  readonly status: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** No suite will do any better: the tool itself is missing. */
+class NoDebianError extends AptError {}
+
+function run(command: string, args: readonly string[], cwd?: string): Promise<Finished> {
+  return new Promise((settle, fail) => {
+    const options = { cwd, env: { ...process.env, LC_ALL: "C" }, maxBuffer: 64 * 1024 * 1024 };
+    execFile(command, args, options, (error, stdout, stderr) => {
+      if (error === null) settle({ status: 0, stdout, stderr });
+      else if (typeof error.code === "number") settle({ status: error.code, stdout, stderr });
+      else if (isSystemError(error) && error.code === "ENOENT") {
+        fail(new NoDebianError(`Cannot run ${command}: not installed, as on systems other than Debian`));
+      } else fail(new AptError(`Cannot run ${command}: ${error.signal ?? error.message}`));
+    });
+  });
+}
+
+/** apt's own words for what went wrong, without its "E: ". */
+function errorLine({ status, stderr }: Finished): string {
+  const lines = stderr.split("\n").filter((line) => line.trim() !== "");
+  const line = lines.find((candidate) => /^E: |error: /.test(candidate)) ?? lines.at(-1) ?? `exit status ${status}`;
+  return line.replace(/^[EW]: /, "").trim();
+}
+
+function isSystemError(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && typeof (error as NodeJS.ErrnoException).code === "string";
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//
+// Writes the manual page xen-mb-efi(1): the scripts from their usage texts, the make targets from the Makefile.
+//
+// Changes nothing else. The same sources give the same page.
+
+import { Buffer } from "node:buffer";
+import * as fs from "node:fs";
+import { fileURLToPath } from "node:url";
+import { runIfMain, writeOutput } from "../cli/cli.ts";
+import type { Command } from "../cli/cli.ts";
+import { loadCommands, parseUsage } from "./commands.ts";
+import type { Usage } from "./commands.ts";
+
+const USAGE = `Usage: man.ts OUT
+
+Writes the manual page xen-mb-efi(1), made of the scripts' usage texts and the Makefile.
+OUT may be "-", standard output.
+
+  --help  print this text
+
+Exit status: 0 done, 1 a file cannot be read or written, 2 wrong usage.
+`;
+
+/** When what this file says itself was last changed; everything else is as new as its source. */
+const DATE = "2026-11-24";
+
+/** The page, in roff with the man macros. */
+export async function manualPage(): Promise<string> {
+  const usages = (await loadCommands()).map(parseUsage);
+  const { version } = JSON.parse(read("package.json")) as { version: string };
+  return `${[
+    '.\\" SPDX-License-Identifier: GPL-2.0-only',
+    `.TH XEN\\-MB\\-EFI 1 ${DATE} "xen\\-mb\\-efi ${version}" "User Commands"`,
+    // Names of files and options are not to be broken.
+    ".nh",
+    ".ad l",
+    ".SH NAME",
+    "xen\\-mb\\-efi \\- turn Xen's xen.efi into one file that every boot loader takes",
+    ".SH SYNOPSIS",
+    ".B make",
+    "XEN_EFI=\\fIxen.efi\\fR [OUT=\\fIdirectory\\fR] [RELOC=move|keep] [\\fItarget\\fR ...]",
+    ...usages.flatMap(({ synopsis, alternatives }) =>
+      [synopsis, ...alternatives].flatMap((way) => [".br", synopsisLine(way)]),
+    ),
+    ".SH DESCRIPTION",
+    roff(
+      "xen.mb.efi is xen.efi as UEFI firmware boots it, and besides it is what shim under Secure Boot, GRUB's multiboot2, multiboot and chainloader on BIOS and EFI, syslinux, iPXE, kexec and QEMU take.",
+    ),
+    ".PP",
+    roff(
+      'make runs the steps one after the other and verifies the result. Each script is one of them, or looks at an image; they run by node 22.18 or newer as they are, by tsx, and by Deno. A file named "-" is standard input or standard output. A run that fails leaves no output, and no input is ever changed.',
+    ),
+    ".SH SCRIPTS",
+    ...usages.flatMap(section),
+    ".SH MAKE TARGETS",
+    ...targets().flatMap(([name, text]) => [".TP", `.B ${roff(name)}`, roff(text)]),
+    ".SH EXIT STATUS",
+    ...[
+      ["0", "Done."],
+      [
+        "1",
+        "The image is unsuitable, or a file cannot be read or written. Standard error has a line for each reason: FILE: Cannot ...: where, found, needed.",
+      ],
+      ["2", "Wrong usage."],
+    ].flatMap(([status = "", text = ""]) => [".TP", `.B ${status}`, roff(text)]),
+    ".SH SEE ALSO",
+    ".BR grub\\-file (1),",
+    ".BR objdump (1),",
+    ".BR qemu\\-system\\-x86_64 (1),",
+    ".BR sbsign (1)",
+  ].join("\n")}\n`;
+}
+
+function read(file: string): string {
+  return fs.readFileSync(fileURLToPath(new URL(`../../${file}`, import.meta.url)), "utf8");
+}
+
+/** Text as roff takes it: no backslash, no control line, hyphens that can be copied, ASCII. */
+function roff(text: string): string {
+  return text
+    .replace(/\\/g, "\\e")
+    .replace(/-/g, "\\-")
+    .replace(/…/g, "...")
+    .replace(/^([.'])/, "\\&$1");
+}
+
+function synopsisLine(synopsis: string): string {
+  const [name = "", ...rest] = synopsis.split(" ");
+  return `.B ${roff(name)}\n${roff(rest.join(" "))}`;
+}
+
+/** What nearly every script says is said once, under EXIT STATUS. */
+const SAID_ONCE = / ?Exit status: 0 done, 1 [^.]*, 2 wrong usage\.$/;
+
+function section({ synopsis, paragraphs, options }: Usage): string[] {
+  return [
+    `.SS ${roff(synopsis.split(" ")[0] ?? "")}`,
+    ...paragraphs
+      .map((text) => text.replace(SAID_ONCE, ""))
+      .filter((text) => text !== "")
+      .flatMap((text, i) => [...(i === 0 ? [] : [".PP"]), roff(text)]),
+    ...options
+      .filter(([option]) => option !== "--help")
+      .flatMap(([option, text]) => [".TP", `.B ${roff(option)}`, roff(text)]),
+  ];
+}
+
+/** As `make help` lists them. */
+function targets(): [name: string, text: string][] {
+  return [...read("Makefile").matchAll(/^([a-z-]+):.*?## (.*)$/gm)].map(([, name = "", text = ""]) => [
+    name,
+    text.replace(/\$\(OUT\)/g, "OUT"),
+  ]);
+}
+
+export const command: Command = {
+  usage: USAGE,
+  options: {},
+  positionals: ["OUT"],
+  async run([output = ""], _values, io) {
+    writeOutput(output, Buffer.from(await manualPage()), io);
+    return 0;
+  },
+};
+
+runIfMain(import.meta.url, command);

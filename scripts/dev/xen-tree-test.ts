@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//
+// The proof on real source: installs xen.mb.efi into trees of Xen's releases (install-xen.ts), builds them as anybody
+// would, and looks at what came out and at how the build behaves. The sources are Debian's upstream tarballs, by the
+// machine's own apt; one that lies in build/xen-tree or in XEN_DEBS is taken as it is. Writes below build/xen-tree only,
+// where each build's whole log is.
+
+import * as fs from "node:fs";
+import * as path from "node:path";
+import process from "node:process";
+import { runIfMain, showProgress } from "../cli/cli.ts";
+import type { Command, Io } from "../cli/cli.ts";
+import { ImageError, UsageError } from "../cli/errors.ts";
+import { AptError, downloadSource } from "./apt.ts";
+import { searchPath } from "./boot/tools.ts";
+import { CASES, Skip, steps } from "./xen-tree/steps.ts";
+import type { Case } from "./xen-tree/steps.ts";
+
+const FOLDER = "build/xen-tree";
+const TOOL = "build/xen-mb-efi.mjs";
+
+const USAGE = `Usage: xen-tree-test.ts [--only TEXT]...
+
+Adds xen.mb.efi to source trees of Xen, builds them and checks what came out, with a line for each check and one at the
+end: "N passed, N failed, N skipped". Takes some minutes for each; CI=true in the environment makes a skip a failure.
+Sources come from the machine's Debian archive; XEN_DEBS=DIR is looked in first.
+
+  --only TEXT  only cases whose name contains the text; may be given again
+  --help       print this text
+
+Cases:
+${CASES.map(({ name, says }) => `  ${name.padEnd(12)}${says}\n`).join("")}
+Exit status: 0 nothing failed and something passed, 1 otherwise, 2 wrong usage.
+`;
+
+/** What a Xen build runs, and the Debian package of each. */
+const TOOLS: readonly (readonly [string, string])[] = [
+  ["make", "make"],
+  ["gcc", "gcc"],
+  ["ld", "binutils"],
+  ["bison", "bison"],
+  ["flex", "flex"],
+  ["python3", "python3"],
+  ["tar", "tar"],
+  ["xz", "xz-utils"],
+];
+
+function missing({ compiler }: Case): string[] {
+  const needed = compiler === "clang" ? [...TOOLS, ["clang", "clang"] as const] : TOOLS;
+  return needed
+    .filter(([tool]) => !searchPath().some((folder) => fs.existsSync(path.join(folder, tool))))
+    .map(([tool, name]) => `${tool} not found (package ${name})`);
+}
+
+async function tarball({ release, suites }: Case): Promise<string> {
+  const isIt = (file: string): boolean => file.startsWith(`xen_${release}.`) && /\.orig\.tar\.\w+$/.test(file);
+  for (const folder of [FOLDER, process.env.XEN_DEBS ?? ""]) {
+    const cached = fs.existsSync(folder) ? fs.readdirSync(folder).find(isIt) : undefined;
+    if (cached !== undefined) return path.join(folder, cached);
+  }
+  const file = await downloadSource("xen", suites, FOLDER);
+  if (!isIt(path.basename(file))) {
+    throw new AptError(`${suites.join(", ")}: has ${path.basename(file)}, needed Xen ${release}`);
+  }
+  return file;
+}
+
+class Count {
+  passed = 0;
+  failed = 0;
+  skipped = 0;
+  readonly #io: Io;
+
+  constructor(io: Io) {
+    this.#io = io;
+  }
+
+  pass(what: string): void {
+    this.passed++;
+    this.#io.stdout(`passed: ${what}\n`);
+  }
+
+  fail(what: string): void {
+    this.failed++;
+    this.#io.stdout(`FAILED: ${what}\n`);
+  }
+
+  skip(what: string): void {
+    if (process.env.CI === "true") return this.fail(`${what} (skipped, with CI=true)`);
+    this.skipped++;
+    this.#io.stdout(`skipped: ${what}\n`);
+  }
+}
+
+/** One case after the other, since each build keeps both cores busy; a step that fails ends its case. */
+async function runCase(one: Case, count: Count, io: Io): Promise<void> {
+  const lacking = missing(one);
+  if (lacking.length > 0) return count.skip(`${one.name}: ${lacking.join(", ")}`);
+  let source: string;
+  showProgress(`${one.name}: getting the source`, io);
+  try {
+    source = await tarball(one);
+  } catch (error) {
+    if (!(error instanceof AptError)) throw error;
+    return count.skip(`${one.name}: ${error.message}`);
+  } finally {
+    showProgress("", io);
+  }
+  for (const { name, run } of steps(one, {
+    folder: path.resolve(FOLDER),
+    source: path.resolve(source),
+    tool: path.resolve(TOOL),
+  })) {
+    const what = `${one.name}: ${name}`;
+    showProgress(what, io);
+    try {
+      await run();
+      showProgress("", io);
+      count.pass(what);
+    } catch (error) {
+      showProgress("", io);
+      if (error instanceof Skip) {
+        count.skip(`${what}: ${error.message}`);
+        continue;
+      }
+      if (!(error instanceof ImageError) && typeof (error as NodeJS.ErrnoException).code !== "string") throw error;
+      return count.fail(`${what}: ${(error as Error).message}`);
+    }
+  }
+}
+
+export const command: Command = {
+  usage: USAGE,
+  options: { only: { type: "string", multiple: true } },
+  positionals: [],
+  async run(_positionals, values, io) {
+    const only = (values.only ?? []) as string[];
+    const cases = CASES.filter(({ name }) => only.length === 0 || only.some((text) => name.includes(text)));
+    if (cases.length === 0) throw new UsageError(`No case's name contains '${only.join("', '")}'`);
+    if (!fs.existsSync(TOOL)) throw new ImageError(`Cannot test: ${TOOL} is missing, make dist makes it`);
+    fs.mkdirSync(FOLDER, { recursive: true });
+    const count = new Count(io);
+    for (const one of cases) await runCase(one, count, io);
+    io.stdout(`${count.passed} passed, ${count.failed} failed, ${count.skipped} skipped\n`);
+    return count.failed === 0 && count.passed > 0 ? 0 : 1;
+  },
+};
+
+runIfMain(import.meta.url, command);

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// check-loaders' doctor: what it finds in the known builds, untouched and after each step, and in spoilt images; and
+// what other programs say.
+
+import { spawnSync } from "node:child_process";
+import * as fs from "node:fs";
+import * as os from "node:os";
+import * as path from "node:path";
+import process from "node:process";
+import { suite } from "uvu";
+import * as assert from "uvu/assert";
+import { addSections } from "../add-sections.ts";
+import { alignSections } from "../align-sections.ts";
+import { checkLoaders, reportText } from "../check-loaders.ts";
+import { ImageError } from "../cli/errors.ts";
+import { knownBuilds } from "../dev/known-builds.ts";
+import { SAMPLES } from "../dev/places.ts";
+import { emitHeader } from "../emit-header.ts";
+import { obstacles } from "./doctor.ts";
+import { examine } from "./facts.ts";
+import { profileNamed } from "./profiles.ts";
+import { judge } from "./rules.ts";
+import { parseImage, serializeImage } from "../pe/image.ts";
+import { relocateReloc } from "../relocate-reloc.ts";
+
+const MAIN_BUILD = "4.17.7+13";
+
+type Variant = "untouched" | "move" | "keep";
+const VARIANTS: readonly Variant[] = ["untouched", "move", "keep"];
+
+function fileOf(build: string): string {
+  return build === "mini-xen" ? path.join(SAMPLES, build, `${build}.efi`) : path.join(SAMPLES, "xen", build, "xen.efi");
+}
+
+const builds = ["mini-xen", ...knownBuilds.map((b) => b.id)].filter((build) => fs.existsSync(fileOf(build)));
+/** The file after no step, or after all of them. */
+function load(build: string, variant: Variant): Uint8Array {
+  const original = new Uint8Array(fs.readFileSync(fileOf(build)));
+  if (variant === "untouched") return original;
+  return serializeImage(emitHeader(alignSections(relocateReloc(parseImage(original), variant === "keep"))));
+}
+
+/** A test that says so when what it needs is not there. */
+function skipped(what: string): void {
+  process.stdout.write(`skipped: ${what}\n`);
+}
+
+// ---- the doctor
+
+const doctor = suite("the doctor");
+
+const idsOf = (bytes: Uint8Array): string[] => obstacles(examine(bytes)).map((o) => `${o.id} ${o.remedy}`);
+
+doctor("knows what is wrong with an untouched xen.efi, and which step mends it", () => {
+  if (!builds.includes(MAIN_BUILD)) return skipped(`${MAIN_BUILD} is not there`);
+  assert.equal(idsOf(load(MAIN_BUILD, "untouched")), [
+    "reloc-discardable relocate-reloc",
+    "not-linear align-sections",
+    "header-slack align-sections",
+    "size-8 align-sections",
+    "no-address-tags emit-header",
+    "no-addresses emit-header",
+    "nx-claim emit-header",
+    "nx-claim-place emit-header",
+    "no-sbat add-sections",
+    "write-execute null",
+  ]);
+  const text = reportText(checkLoaders(load(MAIN_BUILD, "untouched")));
+  for (const words of [
+    "Unsupported relocation type",
+    "invalid arch-dependent ELF magic",
+    "Not enough header space to add section",
+  ]) {
+    assert.ok(text.includes(words), words);
+  }
+  assert.match(text, /linked by GNU ld 2\.40, NX_COMPAT is claimed/);
+  assert.match(text, /16 bytes free behind the section table: 0 more section headers fit/);
+  assert.match(text, /base relocations in \.init: 60 HIGHLOW, 1641 DIR64/);
+});
+
+for (const build of builds) {
+  doctor(`finds ${build} better after each step`, () => {
+    const original = parseImage(load(build, "untouched"));
+    const relocated = relocateReloc(original, false);
+    const aligned = alignSections(relocated);
+    const left = (image: typeof original): string[] => idsOf(serializeImage(image)).map((o) => o.replace(/^\S+ /, ""));
+    assert.ok(left(original).includes("relocate-reloc"));
+    assert.not.ok(left(relocated).includes("relocate-reloc"));
+    assert.ok(left(relocated).includes("align-sections"));
+    assert.not.ok(left(aligned).includes("align-sections"));
+    assert.ok(left(aligned).includes("emit-header"));
+    const finished = emitHeader(aligned);
+    assert.equal([...new Set(left(finished))], ["add-sections", "null"]);
+    const sbat = { name: ".sbat", data: Buffer.from("sbat,1,SBAT Version,sbat,1,-\nxen.test,1,Test,xen,1,-\n") };
+    assert.equal([...new Set(left(addSections(finished, [sbat])))], ["null"]);
+  });
+}
+
+/** One place of mini-xen changed, and the sign that it gives. */
+const SIGNS: readonly (readonly [id: string, change: (bytes: DataView, pe: number) => void])[] = [
+  ["checksum any step", (view, pe) => view.setUint32(pe + 88, 1, true)],
+  ["signed --strip-signature", (view, pe) => view.setUint32(pe + 24 + 112 + 4 * 8 + 4, 8, true)],
+  ["size-of-image align-sections", (view, pe) => view.setUint32(pe + 80, 0xa01000, true)],
+  ["alignment null", (view, pe) => view.setUint32(pe + 56, 0x1000, true)],
+  ["relocations null", (view, pe) => view.setUint32(pe + 24 + 112 + 5 * 8 + 4, 0, true)],
+  ["debug-directory null", (view, pe) => view.setUint32(pe + 24 + 112 + 6 * 8 + 4, 0x300000, true)],
+  ["beyond-image null", (view, pe) => view.setUint32(pe + 80, 0x900000, true)],
+];
+
+for (const [id, change] of SIGNS) {
+  doctor(`sees ${id.replace(/ .*/, "")}`, () => {
+    const bytes = load("mini-xen", "move");
+    assert.not.ok(idsOf(bytes).includes(id));
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    change(view, view.getUint32(0x3c, true));
+    assert.ok(idsOf(bytes).includes(id), idsOf(bytes).join(", "));
+  });
+}
+
+doctor("sees a debug section that the linker put far out", () => {
+  const id = "4.20.4+63";
+  if (!builds.includes(id)) return skipped(`${id} is not there`);
+  const orphan = load(id, "untouched");
+  new DataView(orphan.buffer, orphan.byteOffset, orphan.byteLength).setUint32(0x414, 0xc0000000, true);
+  assert.ok(idsOf(orphan).includes("stray-debug align-sections"));
+  const edk2 = judge(profileNamed("edk2") ?? (assert.unreachable() as never), examine(orphan));
+  assert.equal([edk2.outcome, edk2.shows], ["refuses", "Load Error"]);
+});
+
+doctor("sees a Xen that was built without multiboot", () => {
+  const bytes = load("mini-xen", "untouched");
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  for (let at = 0; at < 32768; at += 4) {
+    if ([0x1badb002, 0xe85250d6].includes(view.getUint32(at, true))) view.setUint32(at, 0, true);
+  }
+  assert.ok(idsOf(bytes).includes("no-multiboot2 null"));
+  assert.match(reportText(checkLoaders(bytes)), /discard multiboot and PVH support for PE binary/);
+});
+
+doctor("throws nothing but ImageErrors, whatever it is given", () => {
+  const good = load("mini-xen", "untouched");
+  let seed = 4711;
+  const random = (limit: number): number => (seed = (seed * 1103515245 + 12345) % 2 ** 31) % limit;
+  let judged = 0;
+  for (let i = 0; i < 600; i++) {
+    const bytes = good.slice();
+    for (let n = 0; n <= random(3); n++) bytes[random(0x500)] = random(256);
+    try {
+      const report = checkLoaders(bytes);
+      judged++;
+      if (i % 50 === 0) reportText(report);
+    } catch (error) {
+      if (!(error instanceof ImageError)) throw error;
+    }
+  }
+  assert.ok(judged > 150, `only ${judged} could be judged`);
+});
+
+doctor.run();
+
+// ---- others
+
+const judges = suite("other programs");
+
+function installed(name: string): boolean {
+  return spawnSync(name, ["--version"]).error === undefined;
+}
+
+judges("grub-file finds the headers that the profiles find", () => {
+  if (!installed("grub-file")) return skipped("no grub-file");
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), "check-loaders-test-"));
+  try {
+    for (const [option, loader, rule] of [
+      ["--is-x86-multiboot2", "grub-mb2", "grub-mb2-header"],
+      ["--is-x86-multiboot", "grub-mb1", "grub-mb1-header"],
+    ]) {
+      for (const variant of [...VARIANTS, "no headers"] as const) {
+        const bytes =
+          variant === "no headers" ? load("mini-xen", "untouched").fill(0, 0x480, 0x600) : load("mini-xen", variant);
+        const file = path.join(directory, "xen.efi");
+        fs.writeFileSync(file, bytes);
+        const found = checkLoaders(bytes)
+          .verdicts.find((v) => v.loader === loader)
+          ?.findings.every((f) => f.rule !== rule);
+        assert.is(spawnSync("grub-file", [option ?? "", file]).status === 0, found, `${option} ${variant}`);
+      }
+    }
+  } finally {
+    fs.rmSync(directory, { recursive: true, force: true });
+  }
+});
+
+judges("objdump counts the same base relocations", () => {
+  if (!installed("objdump")) return skipped("no objdump");
+  for (const build of builds) {
+    const { stdout, status } = spawnSync("objdump", ["-p", fileOf(build)], { encoding: "utf8", maxBuffer: 1 << 26 });
+    assert.is(status, 0, build);
+    const counted = (type: string): number => stdout.split("\n").filter((line) => line.endsWith(` ${type}`)).length;
+    const { traits } = checkLoaders(load(build, "untouched"));
+    const ours = Object.values(traits?.relocations ?? {});
+    for (const type of ["DIR64", "HIGHLOW"]) {
+      assert.is(
+        ours.reduce((sum, types) => sum + (types[type] ?? 0), 0),
+        counted(type),
+        `${build} ${type}`,
+      );
+    }
+    const { linker, nxCompat } = traits ?? (assert.unreachable() as never);
+    const [, major, minor] = [/^MajorLinkerVersion\s+(\d+)/m, /^MinorLinkerVersion\s+(\d+)/m].reduce<string[]>(
+      (all, p) => [...all, p.exec(stdout)?.[1] ?? ""],
+      [""],
+    );
+    assert.is(linker, `${major}.${minor}`);
+    assert.is(nxCompat, (Number(`0x${/^DllCharacteristics\s+([0-9a-f]+)/m.exec(stdout)?.[1]}`) & 0x100) !== 0);
+  }
+});
+
+judges.run();

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// Every rule of every loader profile trips when its one thing is wrong, and no other does that is not named in the
+// trial: a good image, mini-xen after the three steps, is spoilt in one place at a time.
+
+import * as fs from "node:fs";
+import { suite } from "uvu";
+import * as assert from "uvu/assert";
+import { alignSections } from "../align-sections.ts";
+import { MINI_XEN as MINI } from "../dev/places.ts";
+import { emitHeader } from "../emit-header.ts";
+import { examine } from "./facts.ts";
+import { PROFILES } from "./profiles.ts";
+import { boots, judge } from "./rules.ts";
+import type { Check } from "./rules.ts";
+import { efiTrials } from "./trials-efi.ts";
+import { multibootTrials } from "./trials-multiboot.ts";
+import { relocationTrials } from "./trials-relocations.ts";
+import { Spoilt } from "./trials-spoil.ts";
+import type { Edit } from "./trials-spoil.ts";
+import { parseImage } from "../pe/image.ts";
+import { onBytes } from "../pe/transform.ts";
+import { relocateReloc } from "../relocate-reloc.ts";
+
+const GOOD = onBytes((image) => emitHeader(alignSections(relocateReloc(image, false))))(
+  new Uint8Array(fs.readFileSync(MINI)),
+);
+
+/** New findings over all profiles, by profile. */
+function findings(edit: Edit): Map<string, string[]> {
+  const evidence = examine(edit(new Spoilt(GOOD)).bytes);
+  return new Map(PROFILES.map((p) => [p.name, judge(p, evidence).findings.map((f) => f.rule)]));
+}
+
+const before = findings((s) => s);
+
+const { sizeOfHeaders, sizeOfImage } = parseImage(GOOD).optional;
+const TRIALS = [
+  ...efiTrials(GOOD, sizeOfHeaders, sizeOfImage),
+  ...relocationTrials(sizeOfImage),
+  ...multibootTrials(GOOD),
+];
+
+/** What happens to any image, or to any that comes so far: nothing about it could be spoilt. */
+const INHERENT = ["u-boot-observed", "grub-modules", "freebsd-mb1-elf", "freebsd-mb2-elf"];
+
+const rules = suite("rules of the profiles");
+
+rules("the good image is good", () => {
+  const refused = PROFILES.filter((p) => p.needed && !boots(judge(p, examine(GOOD)))).map((p) => p.name);
+  assert.equal(refused, []);
+});
+
+const words = (text: string): string[] => text.split(/\s+/).filter((word) => word !== "");
+
+/** Rules that some trial has decide a profile's verdict, or go away. */
+const decisive = new Set<string>();
+
+for (const { what, edit, trips, cures = "" } of TRIALS) {
+  rules(what, () => {
+    const tripped = new Set<string>();
+    const cured = new Set<string>();
+    for (const [name, after] of findings(edit)) {
+      const old = before.get(name) ?? [];
+      const added = after.filter((id) => !old.includes(id));
+      for (const id of added) tripped.add(id);
+      for (const id of old.filter((was) => !after.includes(was))) cured.add(id);
+      if (added[0] !== undefined) decisive.add(added[0]);
+    }
+    for (const id of cured) decisive.add(id);
+    assert.equal([...tripped].sort(), words(trips).sort());
+    assert.equal([...cured].sort(), words(cures).sort());
+  });
+}
+
+rules("each rule has a trial of its own", () => {
+  const all = new Set(PROFILES.flatMap((p) => p.rules.map((rule) => rule.id)));
+  assert.equal([...all].filter((id) => !decisive.has(id)).sort(), [...INHERENT].sort());
+});
+
+rules("each rule names its source and says something of its own", () => {
+  for (const { rules: table } of PROFILES) {
+    for (const { id, source, says } of table) {
+      assert.match(source, /\S+ \S+|observed/, id);
+      assert.not.match(says, /\n|^\s/, id);
+    }
+  }
+});
+
+rules("a name means one thing", () => {
+  const known = new Map<string, Check>();
+  for (const { id, check } of PROFILES.flatMap((p) => p.rules)) {
+    const other = known.get(id);
+    known.set(id, check);
+    assert.ok(other === undefined || other.toString() === check.toString(), `${id} is two rules`);
+  }
+});
+
+rules.run();

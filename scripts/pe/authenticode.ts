@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// The bytes that an Authenticode signature is about ("Windows Authenticode Portable Executable Signature Format",
+// "Calculating the PE Image Hash"), by each way of counting that signers and loaders use.
+//
+// They all hash the headers without CheckSum and without the certificate table's directory entry, and never the
+// certificate table. For what follows there are two rules. By sum (the specification, firmware, shim, sbsign, pesign):
+// the sections in the order of their raw pointers, then the rest of the file, which is taken to begin at SizeOfHeaders
+// + the sum of all SizeOfRawData. By line (osslsigncode): simply every byte up to the certificate table. They differ
+// where the raw data has a gap, which the sum rule leaves out, or overlaps, which it hashes twice.
+
+import { createHash } from "node:crypto";
+import { hex, range } from "../cli/numbers.ts";
+import type { FileBytes } from "./file-bytes.ts";
+import { parseImage, roundUp } from "./image.ts";
+import type { Image } from "./image.ts";
+import { offsetOf } from "../tables/fields.ts";
+import { COFF_HEADER, DATA_DIRECTORY, DIRECTORY_CERTIFICATE, OPTIONAL_HEADER, SIGNATURE_SIZE } from "../tables/pe.ts";
+import type { DataDirectory } from "../tables/pe.ts";
+
+/** File offsets, half-open. */
+export interface FileRange {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** A range of the file and what is there: a section's raw data, a field, a gap between two of them. */
+export interface Place extends FileRange {
+  readonly what: string;
+}
+
+export type CountName = "specification" | "shim" | "linear";
+
+/** One way of counting, applied to a file. */
+export interface Count {
+  readonly name: CountName;
+  /** Who else counts so. */
+  readonly also: readonly string[];
+  /** What is hashed, in this order, neighbours joined. */
+  readonly ranges: readonly FileRange[];
+  /** Zero bytes hashed behind the file's own. */
+  readonly padding: number;
+}
+
+/** What is hashed of a file, without its digest, which costs far more. */
+export interface Authenticode {
+  readonly signed: boolean;
+  readonly counts: readonly Count[];
+  /** The checksum, the certificate table and its directory entry: what a signer may change afterwards. */
+  readonly exempt: readonly Place[];
+  /** Bytes besides `exempt` that the sum rule leaves out: anybody can change them, and the signature still holds. */
+  readonly notCovered: readonly Place[];
+  /** Bytes that the sum rule hashes more than once. */
+  readonly twice: readonly Place[];
+  /** Why a signature would not mean one thing to everybody, one line each; none when it does. */
+  readonly problems: readonly string[];
+}
+
+const CHECK_SUM_SIZE = 4;
+/**
+ * Signers append the certificate table on a multiple of this, behind zeros (PE specification, "Attribute Certificate
+ * Table").
+ */
+const CERTIFICATE_ALIGN = 8;
+/** Ranges that are shown by name; a file that is broken all over would make a list without end. */
+const MOST_PLACES = 100;
+
+/**
+ * How Authenticode's digest of a file is counted.
+ * @param bytes a whole PE file, signed or not
+ * @throws ImageError when it is not one
+ */
+export function authenticode(bytes: FileBytes, image: Image = parseImage(bytes)): Authenticode {
+  const table = certificateTable(image);
+  const end = Math.max(0, bytes.length - table.size);
+  const exempt = exemptPlaces(image, table);
+  const sum = join([
+    ...without({ start: 0, end: image.optional.sizeOfHeaders }, exempt),
+    ...sectionRanges(image),
+    ...rest(image, end),
+  ]);
+  const linear = join(without({ start: 0, end }, exempt));
+  const padding = table.size === 0 ? roundUp(bytes.length, CERTIFICATE_ALIGN) - bytes.length : 0;
+  const parts = fileParts(image);
+  const { notCovered, twice } = coverage(sum, exempt, bytes.length);
+  const found = {
+    notCovered: notCovered.slice(0, MOST_PLACES).flatMap((r) => places(r, parts, bytes.length)),
+    twice: twice.slice(0, MOST_PLACES).flatMap((r) => places(r, parts, bytes.length)),
+  };
+  return {
+    signed: table.size !== 0,
+    counts: [
+      { name: "specification", also: ["EDK2"], ranges: sum, padding: 0 },
+      { name: "shim", also: ["sbsign", "pesign"], ranges: sum, padding },
+      { name: "linear", also: ["osslsigncode"], ranges: linear, padding },
+    ],
+    exempt,
+    ...found,
+    problems: [
+      ...certificateProblems(table, bytes.length),
+      ...sumProblems(image, end),
+      ...found.notCovered.map(
+        (p) => `${range(p.start, p.end)}, ${p.what}, is not covered by the digest, needed every byte to be`,
+      ),
+      ...found.twice.map((p) => `${range(p.start, p.end)}, ${p.what}, is hashed twice, needed every byte once`),
+      ...orderProblems(sum, linear, notCovered.length + twice.length),
+      ...(padding === 0
+        ? []
+        : [
+            `the file has ${hex(bytes.length)} bytes, needed a multiple of ${CERTIFICATE_ALIGN}: ` +
+              `shim and signers add ${padding} zero bytes, firmware does not`,
+          ]),
+    ],
+  };
+}
+
+/**
+ * The SHA-256 of what a count hashes. No byte is copied.
+ * @returns lower-case hexadecimal
+ */
+export function digestOf(bytes: FileBytes, { ranges, padding }: Count): string {
+  const hash = createHash("sha256");
+  for (const { start, end } of ranges) hash.update(bytes.subarray(start, end));
+  return hash.update(new Uint8Array(padding)).digest("hex");
+}
+
+/** The digest of each count, computed once for all that hash the same bytes. */
+export function authenticodeDigests(bytes: FileBytes, { counts }: Authenticode): Map<CountName, string> {
+  const known = new Map<string, string>();
+  return new Map(
+    counts.map((count) => {
+      const key = JSON.stringify([count.ranges, count.padding]);
+      const digest = known.get(key) ?? digestOf(bytes, count);
+      known.set(key, digest);
+      return [count.name, digest];
+    }),
+  );
+}
+
+// ---- what is where
+
+function optionalHeaderAt(image: Image): number {
+  return image.lfanew + SIGNATURE_SIZE + COFF_HEADER.size;
+}
+
+function certificateTable(image: Image): DataDirectory {
+  const table = image.directories[DIRECTORY_CERTIFICATE];
+  return table === undefined || table.size === 0 ? { virtualAddress: 0, size: 0 } : table;
+}
+
+function exemptPlaces(image: Image, table: DataDirectory): Place[] {
+  const optionalAt = optionalHeaderAt(image);
+  const checkSum = optionalAt + offsetOf(OPTIONAL_HEADER, "checkSum");
+  const entry = optionalAt + OPTIONAL_HEADER.size + DIRECTORY_CERTIFICATE * DATA_DIRECTORY.size;
+  const places: Place[] = [{ start: checkSum, end: checkSum + CHECK_SUM_SIZE, what: "CheckSum" }];
+  if (image.directories.length > DIRECTORY_CERTIFICATE) {
+    places.push({ start: entry, end: entry + DATA_DIRECTORY.size, what: "the certificate table's directory entry" });
+  }
+  // The table is what its size takes from the end of the file: that is how all of them count.
+  if (table.size !== 0)
+    places.push({
+      start: Math.max(0, image.fileSize - table.size),
+      end: image.fileSize,
+      what: "the certificate table",
+    });
+  return places;
+}
+
+/** In the order of their raw pointers, as they are hashed. */
+function sectionRanges(image: Image): FileRange[] {
+  return image.sections
+    .filter(({ header }) => header.sizeOfRawData !== 0)
+    .map(({ header }) => ({ start: header.pointerToRawData, end: header.pointerToRawData + header.sizeOfRawData }))
+    .sort((a, b) => a.start - b.start);
+}
+
+function bytesHashed(image: Image): number {
+  return image.sections.reduce((sum, { header }) => sum + header.sizeOfRawData, image.optional.sizeOfHeaders);
+}
+
+function rest(image: Image, end: number): FileRange[] {
+  const start = bytesHashed(image);
+  return start < end ? [{ start, end }] : [];
+}
+
+function fileParts(image: Image): Place[] {
+  const { pointerToSymbolTable: symbols } = image.coff;
+  const strings = symbols + image.symbols.length;
+  const headers = { start: 0, end: image.optional.sizeOfHeaders, what: "the headers" };
+  const sections = image.sections.map(({ name, header }) => ({
+    start: header.pointerToRawData,
+    end: header.pointerToRawData + header.sizeOfRawData,
+    what: `section ${name}`,
+  }));
+  const tables = [
+    { start: symbols, end: strings, what: "the COFF symbol table" },
+    { start: strings, end: strings + image.strings.length, what: "the COFF string table" },
+  ];
+  return [headers, ...sections, ...tables].filter((p) => p.end > p.start).sort((a, b) => a.start - b.start);
+}
+
+/**
+ * A range cut where a part of the file begins or ends, with the name of what is there; a gap is named by its
+ * neighbours.
+ */
+function places({ start, end }: FileRange, parts: readonly Place[], fileSize: number): Place[] {
+  const cuts = [start, ...parts.flatMap((p) => [p.start, p.end]).filter((at) => at > start && at < end), end];
+  const sorted = [...new Set(cuts)].sort((a, b) => a - b);
+  return sorted.slice(1).map((to, i) => {
+    const from = sorted[i] ?? start;
+    return { start: from, end: to, what: whatIsAt(from, parts, fileSize) };
+  });
+}
+
+function whatIsAt(at: number, parts: readonly Place[], fileSize: number): string {
+  const here = parts.filter((p) => at >= p.start && at < p.end).map((p) => p.what);
+  if (here.length !== 0) return here.join(" and ");
+  const before = parts
+    .filter((p) => p.end <= at)
+    .reduce<Place | undefined>((a, p) => (a === undefined || p.end >= a.end ? p : a), undefined);
+  const after = parts.find((p) => p.start > at);
+  const until = after?.what ?? `the end of the file, ${hex(fileSize)}`;
+  return `the gap between ${before?.what ?? "offset 0"} and ${until}`;
+}
+
+// ---- ranges
+
+/** What is left of a range without the exempt places in it. */
+function without(whole: FileRange, exempt: readonly FileRange[]): FileRange[] {
+  const pieces: FileRange[] = [];
+  let { start } = whole;
+  for (const hole of exempt) {
+    if (hole.start > start) pieces.push({ start, end: Math.min(hole.start, whole.end) });
+    start = Math.max(start, hole.end);
+  }
+  pieces.push({ start, end: whole.end });
+  return pieces.filter((p) => p.end > p.start);
+}
+
+/** The same bytes in the same order in as few ranges as possible. */
+function join(ranges: readonly FileRange[]): FileRange[] {
+  const joined: { start: number; end: number }[] = [];
+  for (const { start, end } of ranges) {
+    const last = joined.at(-1);
+    if (last !== undefined && last.end === start) last.end = end;
+    else joined.push({ start, end });
+  }
+  return joined;
+}
+
+/** Which bytes of the file no range, or more than one, holds. */
+function coverage(
+  hashed: readonly FileRange[],
+  exempt: readonly FileRange[],
+  size: number,
+): { notCovered: FileRange[]; twice: FileRange[] } {
+  const notCovered: FileRange[] = [];
+  const twice: FileRange[] = [];
+  let at = 0;
+  for (const { start, end } of [...hashed, ...exempt].sort((a, b) => a.start - b.start)) {
+    if (start > at) notCovered.push({ start: at, end: start });
+    if (start < at) twice.push({ start, end: Math.min(end, at) });
+    at = Math.max(at, end);
+  }
+  if (at < size) notCovered.push({ start: at, end: size });
+  return { notCovered: join(notCovered), twice: join(twice) };
+}
+
+// ---- why a signature would not hold
+
+/** Firmware and shim ("Malformed binary", pe.c:generate_hash) take a certificate table only at the end of the file. */
+function certificateProblems({ virtualAddress, size }: DataDirectory, fileSize: number): string[] {
+  if (size === 0) return [];
+  const end = virtualAddress + size;
+  const where = `the certificate table is at ${range(virtualAddress, end)}`;
+  if (end !== fileSize) return [`${where}, needed at the end of the file, ${hex(fileSize)}`];
+  return virtualAddress % CERTIFICATE_ALIGN === 0 ? [] : [`${where}, needed at a multiple of ${CERTIFICATE_ALIGN}`];
+}
+
+function sumProblems(image: Image, end: number): string[] {
+  const sum = bytesHashed(image);
+  return sum <= end
+    ? []
+    : [
+        `SizeOfHeaders and all SizeOfRawData add up to ${hex(sum)}, needed at most ${hex(end)}: ` +
+          "firmware and shim refuse to hash it",
+      ];
+}
+
+/** Every byte once and still not the same: the sections' raw data begins ahead of the headers' end, say. */
+function orderProblems(sum: readonly FileRange[], linear: readonly FileRange[], named: number): string[] {
+  if (named !== 0 || JSON.stringify(sum) === JSON.stringify(linear)) return [];
+  return [`the digest covers ${sum.map((r) => range(r.start, r.end)).join(" ")} in this order, needed the file's own`];
+}

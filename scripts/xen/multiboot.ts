@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// How Multiboot headers are found and decoded; tables/multiboot.ts has their fields.
+
+import { ImageError } from "../cli/errors.ts";
+import { hex, range } from "../cli/numbers.ts";
+import { roundUp } from "../pe/image.ts";
+import { readStructure, viewOf } from "../tables/fields.ts";
+import {
+  MB1_ALIGN,
+  MB1_MAGIC,
+  MB1_SEARCH,
+  MB2_ALIGN,
+  MB2_ARCHITECTURE_I386,
+  MB2_END,
+  MB2_HEADER,
+  MB2_MAGIC,
+  MB2_SEARCH,
+  MB2_TAG,
+} from "../tables/multiboot.ts";
+
+/**
+ * The offset of the first Multiboot header: on a multiple of 4, with the magic and a checksum that fits.
+ * @param limit bytes that are looked at
+ */
+export function findMultiboot1(bytes: Uint8Array, limit = MB1_SEARCH): number | undefined {
+  return find(bytes, limit, MB1_ALIGN, MB1_MAGIC, [4, 8]);
+}
+
+/** The checksum field that makes magic, flags (and other words) and itself add up to 0. */
+export function multibootChecksum(...words: number[]): number {
+  return (2 ** 32 - (words.reduce((sum, word) => sum + word, 0) % 2 ** 32)) % 2 ** 32;
+}
+
+export interface Multiboot2Tag {
+  readonly type: number;
+  readonly flags: number;
+  /** The whole tag, its 8 bytes of type, flags and size included, padding not. */
+  readonly bytes: Uint8Array;
+}
+
+/** The offset of the first Multiboot2 header: on a multiple of 8, with the magic and a checksum that fits. */
+export function findMultiboot2(bytes: Uint8Array, limit = MB2_SEARCH): number | undefined {
+  return find(bytes, limit, MB2_ALIGN, MB2_MAGIC, [4, 8, 12]);
+}
+
+/**
+ * The tags of a Multiboot2 header, without END.
+ * @param at offset of the header in `bytes`
+ * @param where what the offset counts from, for the message: "RVA" and its start, say
+ * @throws ImageError when they do not fill the header exactly, up to an END tag
+ */
+export function multiboot2Tags(bytes: Uint8Array, at: number, where: (offset: number) => string): Multiboot2Tag[] {
+  const header = readStructure(MB2_HEADER, bytes, at);
+  const end = at + header.headerLength;
+  const fail = (reason: string): never => {
+    throw new ImageError(`Cannot read the Multiboot2 header at ${where(at)}: ${reason}`);
+  };
+  if (header.architecture !== MB2_ARCHITECTURE_I386)
+    fail(`architecture is ${header.architecture}, needed ${MB2_ARCHITECTURE_I386} (i386)`);
+  if (end > bytes.length)
+    fail(`header_length is ${hex(header.headerLength)}, needed at most ${hex(bytes.length - at)}`);
+  const tags: Multiboot2Tag[] = [];
+  for (let tagAt = at + MB2_HEADER.size; tagAt + MB2_TAG.size <= end;) {
+    const { type, flags, size } = readStructure(MB2_TAG, bytes, tagAt);
+    if (size < MB2_TAG.size || tagAt + size > end) {
+      fail(
+        `the tag at ${where(tagAt)} has type ${type} and size ${hex(size)}, needed ${hex(MB2_TAG.size)} to ${hex(end - tagAt)}`,
+      );
+    }
+    const next = tagAt + roundUp(size, MB2_ALIGN);
+    if (type === MB2_END) {
+      if (next !== end)
+        fail(`header_length is ${hex(header.headerLength)}, its END tag ends at ${hex(next - at)}, needed the same`);
+      return tags;
+    }
+    tags.push({ type, flags, bytes: bytes.subarray(tagAt, tagAt + size) });
+    tagAt = next;
+  }
+  return fail(`there is no END tag in ${range(at + MB2_HEADER.size, end)}`);
+}
+
+/** Both searches: the magic on aligned offsets, and words that add up to 0 with it modulo 2^32. */
+function find(
+  bytes: Uint8Array,
+  limit: number,
+  align: number,
+  magic: number,
+  words: readonly number[],
+): number | undefined {
+  const view = viewOf(bytes);
+  const size = 4 * (words.length + 1);
+  for (let at = 0; at + size <= Math.min(bytes.length, limit); at += align) {
+    if (view.getUint32(at, true) !== magic) continue;
+    if (words.reduce((sum, word) => sum + view.getUint32(at + word, true), magic) % 2 ** 32 === 0) return at;
+  }
+  return undefined;
+}
