@@ -21,16 +21,15 @@ import { displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "
 import type { Command } from "./cli/cli.ts";
 import { FileError, UsageError } from "./cli/errors.ts";
 import { hex, printable, range } from "./cli/numbers.ts";
-import { piecesOf } from "./pe/file-bytes.ts";
 import {
   byAddress,
   checkSections,
   definedSymbols,
   hasFlags,
-  imageFile,
   parseImage,
   roundUp,
   sectionEnd,
+  serializeImage,
   sortSectionTable,
   withHeader,
 } from "./pe/image.ts";
@@ -327,9 +326,9 @@ export const command: Command = {
     const result = aboutFile(input, () => {
       const image = parseImage(values["strip-signature"] === true ? stripSignature(bytes) : bytes);
       const smaller = remove.length === 0 ? image : removeSections(image, remove, say);
-      return imageFile(payloads.length === 0 ? smaller : addSections(smaller, payloads, say));
+      return serializeImage(payloads.length === 0 ? smaller : addSections(smaller, payloads, say));
     });
-    writeOutput(output, piecesOf(result), io);
+    writeOutput(output, result, io);
     return 0;
   },
 };

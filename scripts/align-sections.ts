@@ -24,7 +24,7 @@ import { runIfMain } from "./cli/cli.ts";
 import { checkSections, sortSectionTable } from "./pe/image.ts";
 import type { Image } from "./pe/image.ts";
 import { layOutLinear, refuseUnmovable, repairStraySections } from "./xen/layout.ts";
-import { onFile, silent, stripSignature, transformCommand } from "./pe/transform.ts";
+import { onBytes, silent, stripSignature, transformCommand } from "./pe/transform.ts";
 import type { Say } from "./pe/transform.ts";
 import { loadSpan } from "./xen/xen.ts";
 
@@ -53,7 +53,7 @@ export function alignSections(input: Image, say: Say = silent): Image {
 }
 
 export const command = transformCommand(USAGE, { "strip-signature": { type: "boolean" } }, (bytes, values, say) =>
-  onFile((image) => alignSections(image, say))(values["strip-signature"] === true ? stripSignature(bytes) : bytes),
+  onBytes((image) => alignSections(image, say))(values["strip-signature"] === true ? stripSignature(bytes) : bytes),
 );
 
 runIfMain(import.meta.url, command);

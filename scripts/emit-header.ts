@@ -18,8 +18,6 @@
 import { runIfMain } from "./cli/cli.ts";
 import { ImageError } from "./cli/errors.ts";
 import { hex, range } from "./cli/numbers.ts";
-import { PiecedFile } from "./pe/file-bytes.ts";
-import type { FileBytes } from "./pe/file-bytes.ts";
 import {
   checkSections,
   hasFlags,
@@ -31,7 +29,7 @@ import {
   symbolsNamed,
 } from "./pe/image.ts";
 import type { Image, Section } from "./pe/image.ts";
-import { onFile, silent, transformCommand } from "./pe/transform.ts";
+import { onBytes, silent, transformCommand } from "./pe/transform.ts";
 import type { Say } from "./pe/transform.ts";
 import { readStructure, viewOf, writeStructure } from "./tables/fields.ts";
 import {
@@ -340,7 +338,7 @@ function rewrite({ section, padding }: OldHeaders, { from, end, rva, bytes }: Ne
  * The header area with the Multiboot1 header in it.
  * @returns the image's background: what is not section, symbol or header field
  */
-function withMultiboot1(image: Image, span: LoadSpan, entry: number): FileBytes {
+function withMultiboot1(image: Image, span: LoadSpan, entry: number): Uint8Array {
   const { sizeOfHeaders } = image.optional;
   const at = Math.min(sizeOfHeaders, MB1_AREA_END) - MB1_FROM_END;
   const tableEnd = sectionTableEnd(image);
@@ -354,7 +352,7 @@ function withMultiboot1(image: Image, span: LoadSpan, entry: number): FileBytes 
       `the Multiboot1 header would be at offset ${hex(at)}, needed a multiple of 4 and ${MB1_FROM_END} zero bytes there`,
     );
   }
-  const headers = new Uint8Array(image.background.subarray(0, sizeOfHeaders));
+  const background = image.background.slice();
   const [magic, flags] = [MB1_MAGIC, MB1_FLAGS];
   const loadAddr = span.first - sizeOfHeaders;
   const fields = {
@@ -367,8 +365,8 @@ function withMultiboot1(image: Image, span: LoadSpan, entry: number): FileBytes 
     bssEndAddr: span.bssEnd,
     entryAddr: entry,
   };
-  writeStructure(MB1_ADDRESS_HEADER, fields, headers, at);
-  return new PiecedFile([headers, image.background.subarray(sizeOfHeaders)]);
+  writeStructure(MB1_ADDRESS_HEADER, fields, background, at);
+  return background;
 }
 
 // ---- what the rewritten bytes had to do with the rest
@@ -422,7 +420,7 @@ function truthfulDllCharacteristics(image: Image, say: Say): number {
 }
 
 export const command = transformCommand(USAGE, {}, (bytes, _values, say) =>
-  onFile((image) => emitHeader(image, say))(bytes),
+  onBytes((image) => emitHeader(image, say))(bytes),
 );
 
 runIfMain(import.meta.url, command);

@@ -11,9 +11,7 @@ import { alignSections } from "./align-sections.ts";
 import { runIfMain } from "./cli/cli.ts";
 import { ImageError } from "./cli/errors.ts";
 import { emitHeader } from "./emit-header.ts";
-import { wholeOf } from "./pe/file-bytes.ts";
-import type { FileBytes } from "./pe/file-bytes.ts";
-import { imageFile, parseImage } from "./pe/image.ts";
+import { parseImage, serializeImage } from "./pe/image.ts";
 import { silent, stripSignature, transformCommand } from "./pe/transform.ts";
 import type { Say } from "./pe/transform.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
@@ -38,20 +36,16 @@ export interface MbEfiOptions {
 }
 
 /**
- * The whole chain. Section bodies are not copied between the steps, and debug information not at all: the result refers
- * to it in `bytes`.
+ * The whole chain. The bytes become an Image once and the Image becomes bytes once; in between, only sections that
+ * change are copied.
  * @param bytes xen.efi, which is not changed
  * @returns xen.mb.efi
  * @throws ImageError when a step refuses the image, or verify the result
  */
-export function mbEfiFile(
-  bytes: Uint8Array,
-  { keep, stripSignature: strip }: MbEfiOptions,
-  say: Say = silent,
-): FileBytes {
+export function mbEfi(bytes: Uint8Array, { keep, stripSignature: strip }: MbEfiOptions, say: Say = silent): Uint8Array {
   const original = parseImage(strip ? stripSignature(bytes) : bytes);
   const relocated = relocateReloc(original, keep, say);
-  const result = imageFile(emitHeader(alignSections(relocated, say), say));
+  const result = serializeImage(emitHeader(alignSections(relocated, say), say));
   const { violations } = verifyImage(original, result);
   if (violations.length !== 0) {
     throw new ImageError(
@@ -61,16 +55,11 @@ export function mbEfiFile(
   return result;
 }
 
-/** {@link mbEfiFile} in one piece. */
-export function mbEfi(bytes: Uint8Array, options: MbEfiOptions, say: Say = silent): Uint8Array {
-  return wholeOf(mbEfiFile(bytes, options, say));
-}
-
 export const command = transformCommand(
   USAGE,
   { keep: { type: "boolean" }, "strip-signature": { type: "boolean" } },
   (bytes, values, say) =>
-    mbEfiFile(bytes, { keep: values.keep === true, stripSignature: values["strip-signature"] === true }, say),
+    mbEfi(bytes, { keep: values.keep === true, stripSignature: values["strip-signature"] === true }, say),
 );
 
 runIfMain(import.meta.url, command);

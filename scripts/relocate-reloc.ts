@@ -30,7 +30,7 @@ import {
   withHeader,
 } from "./pe/image.ts";
 import type { Image, Section } from "./pe/image.ts";
-import { onFile, silent, stripSignature, transformCommand } from "./pe/transform.ts";
+import { onBytes, silent, stripSignature, transformCommand } from "./pe/transform.ts";
 import type { Say } from "./pe/transform.ts";
 import { viewOf } from "./tables/fields.ts";
 import {
@@ -333,7 +333,7 @@ export const command = transformCommand(
   USAGE,
   { keep: { type: "boolean" }, "strip-signature": { type: "boolean" } },
   (bytes, values, say) =>
-    onFile((image) => relocateReloc(image, values.keep === true, say))(
+    onBytes((image) => relocateReloc(image, values.keep === true, say))(
       values["strip-signature"] === true ? stripSignature(bytes) : bytes,
     ),
 );

@@ -22,15 +22,13 @@ import { readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts"
 import type { Command, Io } from "./cli/cli.ts";
 import { UsageError } from "./cli/errors.ts";
 import { hex } from "./cli/numbers.ts";
-import { piecesOf } from "./pe/file-bytes.ts";
-import type { FileBytes } from "./pe/file-bytes.ts";
 import {
   checkSections,
-  imageFile,
   parseImage,
   sectionAt,
   sectionEnd,
   sectionTableEnd,
+  serializeImage,
   sortSectionTable,
   symbolsNamed,
   withHeader,
@@ -115,7 +113,7 @@ export function debugFile(input: Image): Image {
     const flags = characteristics % (2 * CNT_UNINITIALIZED_DATA) >= CNT_UNINITIALIZED_DATA ? 0 : CNT_UNINITIALIZED_DATA;
     return withHeader(section, { characteristics: characteristics + flags }, new Uint8Array());
   });
-  const background = new Uint8Array(image.background.subarray(0, image.optional.sizeOfHeaders));
+  const background = image.background.slice(0, image.optional.sizeOfHeaders);
   background.fill(0, sectionTableEnd(image));
   const directories = image.directories.map((d, i) =>
     i === DIRECTORY_DEBUG && noted !== undefined ? d : { virtualAddress: 0, size: 0 },
@@ -183,11 +181,11 @@ function withShortName(section: Section): Section {
 
 // ---- the command
 
-function write(files: readonly (readonly [file: string, contents: FileBytes])[], io: Io): void {
+function write(files: readonly (readonly [file: string, contents: Uint8Array])[], io: Io): void {
   const written: string[] = [];
   try {
     for (const [file, contents] of files) {
-      writeOutput(file, piecesOf(contents), io);
+      writeOutput(file, contents, io);
       written.push(file);
     }
   } catch (error) {
@@ -213,9 +211,9 @@ export const command: Command = {
     const files = aboutFile(input, () => {
       const bytes = readInput(input, io);
       const image = parseImage(values["strip-signature"] === true ? stripSignature(bytes) : bytes);
-      const stripped = imageFile(stripDebug(image, sayOn(io, input)));
+      const stripped = serializeImage(stripDebug(image, sayOn(io, input)));
       return [
-        ...(typeof debug === "string" ? [[debug, imageFile(debugFile(image))] as const] : []),
+        ...(typeof debug === "string" ? [[debug, serializeImage(debugFile(image))] as const] : []),
         [output, stripped] as const,
       ];
     });

@@ -64,7 +64,6 @@ import { examine } from "./loaders/facts.ts";
 import type { Evidence } from "./loaders/facts.ts";
 import { PROFILES } from "./loaders/profiles.ts";
 import { boots, judge as askLoader } from "./loaders/rules.ts";
-import type { FileBytes } from "./pe/file-bytes.ts";
 import { hasFlags, parseImage, roundUp } from "./pe/image.ts";
 import type { Image } from "./pe/image.ts";
 import { aboutFile } from "./pe/transform.ts";
@@ -98,7 +97,7 @@ export interface Verdict {
 }
 
 /** Judges a result by its original. Neither is changed; any bytes may be given. */
-export function verify(originalBytes: FileBytes, resultBytes: FileBytes): Verdict {
+export function verify(originalBytes: Uint8Array, resultBytes: Uint8Array): Verdict {
   const findings = new Findings();
   const original = findings.attempt("the original", () => parseImage(originalBytes));
   if (original !== undefined) return verifyImage(original, resultBytes, findings);
@@ -107,7 +106,7 @@ export function verify(originalBytes: FileBytes, resultBytes: FileBytes): Verdic
 }
 
 /** {@link verify} for who has read the original already. */
-export function verifyImage(original: Image, resultBytes: FileBytes, findings = new Findings()): Verdict {
+export function verifyImage(original: Image, resultBytes: Uint8Array, findings = new Findings()): Verdict {
   const report: string[] = [];
   const result = findings.attempt("the result", () => parseImage(resultBytes));
   if (result !== undefined) judge(original, result, findings, report);

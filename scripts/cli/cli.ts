@@ -168,18 +168,15 @@ export function displayName(file: string): string {
  * name. A target that is a symbolic link stays one, and the file it names is replaced; a device or a pipe is written to
  * as it is.
  * @param file a path, or "-" for standard output
- * @param output all bytes, or the pieces that they are in
  * @throws FileError when it cannot be written; the target is then as it was, and no temporary file is left
  */
-export function writeOutput(file: string, output: Uint8Array | readonly Uint8Array[], io: Io): void {
-  const pieces = output instanceof Uint8Array ? [output] : output;
-  if (file === "-") return pieces.forEach((piece) => io.stdout(piece));
+export function writeOutput(file: string, bytes: Uint8Array, io: Io): void {
+  if (file === "-") return io.stdout(bytes);
   try {
     const target = realPath(file) ?? file;
     const old = fs.statSync(target, { throwIfNoEntry: false });
-    if (old !== undefined && !old.isFile())
-      writeTo(target, "w", (fd) => pieces.forEach((piece) => writeAll(fd, piece)));
-    else replace(target, old?.mode, pieces);
+    if (old !== undefined && !old.isFile()) writeTo(target, "w", (fd) => writeAll(fd, bytes));
+    else replace(target, old?.mode, bytes);
   } catch (error) {
     throw fileError(file, "write", error);
   }
@@ -206,12 +203,12 @@ function statusOf(file: string): fs.Stats | undefined {
   }
 }
 
-function replace(target: string, mode: number | undefined, pieces: readonly Uint8Array[]): void {
+function replace(target: string, mode: number | undefined, bytes: Uint8Array): void {
   // Not by process id: in containers all runs may have the same, and one that was killed has left its file behind. Not by
   // the target's name either, which may be as long as names can be.
   const temporary = path.join(path.dirname(target), `.xen-mb-efi.${Math.random().toString(36).slice(2)}.tmp`);
   try {
-    writeTo(temporary, "wx", (fd) => writeSparse(fd, pieces));
+    writeTo(temporary, "wx", (fd) => writeSparse(fd, bytes));
     if (mode !== undefined) fs.chmodSync(temporary, mode);
     fs.renameSync(temporary, target);
   } catch (error) {
@@ -233,17 +230,7 @@ const HOLE_UNIT = 4096;
 const ZERO_PAGE = new Uint8Array(HOLE_UNIT);
 
 /** Writes a new file, leaving out pages of zeros: a linear image is half zeros, which then take no space on the disk. */
-function writeSparse(fd: number, pieces: readonly Uint8Array[]): void {
-  let start = 0;
-  for (const piece of pieces) {
-    writeWithoutZeros(fd, piece, start);
-    start += piece.length;
-  }
-  fs.ftruncateSync(fd, start);
-}
-
-/** @param start where in the file the bytes go */
-function writeWithoutZeros(fd: number, bytes: Uint8Array, start: number): void {
+function writeSparse(fd: number, bytes: Uint8Array): void {
   const isHole = (at: number): boolean => {
     if (bytes[at] !== 0) return false;
     const page = bytes.subarray(at, at + HOLE_UNIT);
@@ -252,9 +239,10 @@ function writeWithoutZeros(fd: number, bytes: Uint8Array, start: number): void {
   for (let at = 0; at < bytes.length;) {
     const from = at;
     while (at < bytes.length && !isHole(at)) at += HOLE_UNIT;
-    if (at > from) writeAll(fd, bytes.subarray(from, at), start + from);
+    if (at > from) writeAll(fd, bytes.subarray(from, at), from);
     while (at < bytes.length && isHole(at)) at += HOLE_UNIT;
   }
+  fs.ftruncateSync(fd, bytes.length);
 }
 
 function readAll(fd: number, expected = 0): Uint8Array {

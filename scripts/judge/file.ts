@@ -7,8 +7,6 @@ import { ImageError } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
 import type { Findings } from "./findings.ts";
 import { differences, isZero } from "./loads.ts";
-import { piecesOf } from "../pe/file-bytes.ts";
-import type { FileBytes } from "../pe/file-bytes.ts";
 import { byAddress, hasFlags, roundUp, sectionEnd } from "../pe/image.ts";
 import type { Image, Section } from "../pe/image.ts";
 import { offsetOf, words32 } from "../tables/fields.ts";
@@ -239,21 +237,15 @@ export function tableEnd(image: Image): number {
 }
 
 /** The sum of 16-bit words, carries added back, the field itself as zero, plus the file's length (PE specification, "CheckSum"). */
-export function checkSum(file: FileBytes, at: number): number {
-  let sum = 0;
-  let start = 0;
-  for (const piece of piecesOf(file)) {
-    // Multiplied by 2^8 modulo 2^16 - 1, a sum is the one of the same bytes moved by one.
-    sum += (sumOfPiece(piece) << (8 * (start & 1))) % 0xffff;
-    start += piece.length;
-  }
+export function checkSum(file: Uint8Array, at: number): number {
+  let sum = sumOfWords(file);
   file.subarray(at, at + 4).forEach((byte, i) => (sum -= byte << (8 * ((at + i) & 1))));
   // A sum of words that are not all zero never ends as 0 but as 0xffff, which is the same modulo 0xffff.
   return (((((sum % 0xffff) + 0xffff) % 0xffff) + 0xfffe) % 0xffff) + 1 + file.length;
 }
 
 /** Modulo 2^16 - 1. */
-function sumOfPiece(bytes: Uint8Array): number {
+function sumOfWords(bytes: Uint8Array): number {
   const words = words32(bytes);
   const fours = words.length & ~3;
   let sum = 0;
@@ -433,7 +425,7 @@ function checkNothingLost(original: Image, findings: Findings): void {
   zeros(findings, original.background, end, fileEnd, "the original, behind everything its headers describe,");
 }
 
-function zeros(findings: Findings, file: FileBytes, start: number, end: number, what: string): void {
+function zeros(findings: Findings, file: Uint8Array, start: number, end: number, what: string): void {
   const bytes = file.subarray(start, end);
   if (end <= start || isZero(bytes)) return;
   const at = bytes.findIndex((byte) => byte !== 0);

@@ -9,7 +9,6 @@
 import { Buffer } from "node:buffer";
 import { ImageError } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
-import type { FileBytes } from "../pe/file-bytes.ts";
 import { hasFlags, roundUp, sectionEnd } from "../pe/image.ts";
 import type { Image } from "../pe/image.ts";
 import { readStructure, viewOf } from "../tables/fields.ts";
@@ -298,7 +297,7 @@ export interface Multiboot1Load extends MultibootLoad {
 const MB1_STRUCT = 48;
 
 /** As GRUB's `multiboot` (grub-core/loader/i386/multiboot_mbi.c), QEMU, syslinux, iPXE and kexec load it. */
-export function loadMultiboot1(file: FileBytes): Multiboot1Load {
+export function loadMultiboot1(file: Uint8Array): Multiboot1Load {
   const name = "the Multiboot1 header";
   const searched = file.subarray(0, MB1_SEARCH);
   const at = onlyHeader(searched, MB1_SEARCH, MB1_ALIGN, MB1_MAGIC, [4, 8], name);
@@ -326,7 +325,7 @@ export interface Multiboot2Load extends MultibootLoad {
 }
 
 /** As GRUB's `multiboot2` (grub-core/loader/multiboot_mbi2.c) and Limine load it. */
-export function loadMultiboot2(file: FileBytes): Multiboot2Load {
+export function loadMultiboot2(file: Uint8Array): Multiboot2Load {
   const name = "the Multiboot2 header";
   const searched = file.subarray(0, MB2_SEARCH);
   const at = onlyHeader(searched, MB2_SEARCH, MB2_ALIGN, MB2_MAGIC, [4, 8, 12], name);
@@ -425,7 +424,7 @@ function onlyHeader(
 
 /** GRUB checks none of this and loads garbage; QEMU, syslinux, iPXE, Limine and kexec each refuse some of it. */
 function loadByAddresses(
-  file: FileBytes,
+  file: Uint8Array,
   headerAt: number,
   addresses: Addresses,
   name: string,

@@ -8,7 +8,6 @@ import { hex } from "../cli/numbers.ts";
 import { findHeader } from "../judge/loads.ts";
 import { authenticode } from "../pe/authenticode.ts";
 import type { Authenticode } from "../pe/authenticode.ts";
-import type { FileBytes } from "../pe/file-bytes.ts";
 import { byAddress, hasFlags, parseImage, sectionEnd } from "../pe/image.ts";
 import type { Image, Section } from "../pe/image.ts";
 import { readStructure, structure, viewOf } from "../tables/fields.ts";
@@ -37,7 +36,7 @@ import { loadSpan } from "../xen/xen.ts";
 import type { LoadSpan } from "../xen/xen.ts";
 
 export interface Evidence {
-  readonly bytes: FileBytes;
+  readonly bytes: Uint8Array;
   readonly image: Image;
   /** Without one, no Multiboot loader can put what firmware would at the same addresses. */
   readonly span: LoadSpan | undefined;
@@ -51,7 +50,7 @@ export interface Evidence {
  * @param image what parseImage makes of the bytes
  * @throws ImageError when it is not a PE32+ image for x86-64, or points outside the file
  */
-export function examine(bytes: FileBytes, image: Image = parseImage(bytes)): Evidence {
+export function examine(bytes: Uint8Array, image: Image = parseImage(bytes)): Evidence {
   return {
     bytes,
     image,

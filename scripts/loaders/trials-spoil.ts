@@ -2,7 +2,6 @@
 // For tests: a good image spoilt in one place, by the fields of its structures, whatever stands there then.
 
 import { Buffer } from "node:buffer";
-import { wholeOf } from "../pe/file-bytes.ts";
 import { parseImage, roundUp, sectionTableEnd } from "../pe/image.ts";
 import type { Image, Section } from "../pe/image.ts";
 import { readStructure, viewOf, writeStructure } from "../tables/fields.ts";
@@ -90,7 +89,7 @@ export class Spoilt {
     return this;
   }
   mb1(fields: Partial<Fields<typeof MB1_ADDRESS_HEADER.rows>>): this {
-    const at = headerAt(findMultiboot1(wholeOf(this.image.background)));
+    const at = headerAt(findMultiboot1(this.image.background));
     this.set(MB1_ADDRESS_HEADER, at, fields);
     const { magic, flags } = readStructure(MB1_ADDRESS_HEADER, this.bytes, at);
     return fields.checksum === undefined
@@ -98,7 +97,7 @@ export class Spoilt {
       : this;
   }
   get mb2At(): number {
-    return headerAt(findMultiboot2(wholeOf(this.image.background)));
+    return headerAt(findMultiboot2(this.image.background));
   }
   tagAt(type: number): number {
     let at = this.mb2At + MB2_HEADER.size;
@@ -121,7 +120,7 @@ export class Spoilt {
   }
   /** The header at another offset, for the same addresses. */
   moveMb1(to: number): this {
-    const at = headerAt(findMultiboot1(wholeOf(this.image.background)));
+    const at = headerAt(findMultiboot1(this.image.background));
     const header = readStructure(MB1_ADDRESS_HEADER, this.bytes, at);
     this.bytes.fill(0, at, at + MB1_ADDRESS_HEADER.size);
     return this.set(MB1_ADDRESS_HEADER, to, { ...header, headerAddr: header.loadAddr + to });

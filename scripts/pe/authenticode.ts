@@ -10,7 +10,6 @@
 
 import { createHash } from "node:crypto";
 import { hex, range } from "../cli/numbers.ts";
-import type { FileBytes } from "./file-bytes.ts";
 import { parseImage, roundUp } from "./image.ts";
 import type { Image } from "./image.ts";
 import { offsetOf } from "../tables/fields.ts";
@@ -69,7 +68,7 @@ const MOST_PLACES = 100;
  * @param bytes a whole PE file, signed or not
  * @throws ImageError when it is not one
  */
-export function authenticode(bytes: FileBytes, image: Image = parseImage(bytes)): Authenticode {
+export function authenticode(bytes: Uint8Array, image: Image = parseImage(bytes)): Authenticode {
   const table = certificateTable(image);
   const end = Math.max(0, bytes.length - table.size);
   const exempt = exemptPlaces(image, table);
@@ -117,14 +116,14 @@ export function authenticode(bytes: FileBytes, image: Image = parseImage(bytes))
  * The SHA-256 of what a count hashes. No byte is copied.
  * @returns lower-case hexadecimal
  */
-export function digestOf(bytes: FileBytes, { ranges, padding }: Count): string {
+export function digestOf(bytes: Uint8Array, { ranges, padding }: Count): string {
   const hash = createHash("sha256");
   for (const { start, end } of ranges) hash.update(bytes.subarray(start, end));
   return hash.update(new Uint8Array(padding)).digest("hex");
 }
 
 /** The digest of each count, computed once for all that hash the same bytes. */
-export function authenticodeDigests(bytes: FileBytes, { counts }: Authenticode): Map<CountName, string> {
+export function authenticodeDigests(bytes: Uint8Array, { counts }: Authenticode): Map<CountName, string> {
   const known = new Map<string, string>();
   return new Map(
     counts.map((count) => {

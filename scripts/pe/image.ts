@@ -9,10 +9,7 @@ import { Buffer } from "node:buffer";
 import { hex, printable, range } from "../cli/numbers.ts";
 import { ImageError } from "../cli/errors.ts";
 import { imageCheckSum } from "./checksum.ts";
-import { PiecedFile, wholeOf } from "./file-bytes.ts";
-import type { FileBytes } from "./file-bytes.ts";
 import { offsetOf, readStructure, viewOf, writeStructure } from "../tables/fields.ts";
-import type { Fields, Row, Structure } from "../tables/fields.ts";
 import {
   ADDRESS_SPACE,
   COFF_HEADER,
@@ -23,7 +20,6 @@ import {
   LFANEW_AT,
   MACHINE_AMD64,
   MAX_DIRECTORIES,
-  MEM_DISCARDABLE,
   OPTIONAL_HEADER,
   PE32PLUS_MAGIC,
   PE_SIGNATURE,
@@ -56,7 +52,7 @@ export interface Image {
   /** Bytes of the whole file. */
   readonly fileSize: number;
   /** What the file holds where nothing above says otherwise (stub, gaps, padding); past its end there are zeros. */
-  readonly background: FileBytes;
+  readonly background: Uint8Array;
 }
 
 // ---- numbers
@@ -268,14 +264,15 @@ function upToNul(text: string): string {
  * Reads a PE32+ image for x86-64. The Image shares memory with `input`, which must not be changed afterwards.
  * @throws ImageError when it is not one, or when anything it points to is not inside the file
  */
-export function parseImage(input: FileBytes): Image {
-  const bytes = input instanceof Uint8Array ? plain(input) : input;
+export function parseImage(input: Uint8Array): Image {
+  // A Buffer's slice() shares its memory, a plain Uint8Array's copies: transforms copy what they change by it.
+  const bytes = new Uint8Array(input.buffer, input.byteOffset, input.byteLength);
   const lfanew = findPeHeader(bytes);
-  const coff = readAt(COFF_HEADER, bytes, lfanew + SIGNATURE_SIZE);
+  const coff = readStructure(COFF_HEADER, bytes, lfanew + SIGNATURE_SIZE);
   if (coff.machine !== MACHINE_AMD64) refuse("its machine", hex(coff.machine), `${hex(MACHINE_AMD64)} (x86-64)`);
   const optionalAt = lfanew + SIGNATURE_SIZE + COFF_HEADER.size;
   requireInside(bytes, optionalAt, OPTIONAL_HEADER.size, "the optional header");
-  const optional = readAt(OPTIONAL_HEADER, bytes, optionalAt);
+  const optional = readStructure(OPTIONAL_HEADER, bytes, optionalAt);
   if (optional.magic !== PE32PLUS_MAGIC)
     refuse("the optional header's magic", hex(optional.magic), `${hex(PE32PLUS_MAGIC)} (PE32+)`);
   const directories = readDirectories(bytes, optionalAt, coff, optional);
@@ -284,32 +281,22 @@ export function parseImage(input: FileBytes): Image {
   return { lfanew, coff, optional, directories, sections, symbols, strings, fileSize: bytes.length, background: bytes };
 }
 
-/** A Buffer's slice() shares its memory, a plain Uint8Array's copies: transforms copy what they change by it. */
-function plain({ buffer, byteOffset, byteLength }: Uint8Array): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength);
-}
-
-/** {@link readStructure} of a file. */
-function readAt<Rows extends readonly Row[]>(of: Structure<Rows>, file: FileBytes, offset: number): Fields<Rows> {
-  return readStructure(of, file.subarray(offset, offset + of.size), 0);
-}
-
-function findPeHeader(bytes: FileBytes): number {
-  const dosHeader = viewOf(bytes.subarray(0, DOS_HEADER_SIZE));
-  if (bytes.length < 2 || dosHeader.getUint16(0, true) !== DOS_MAGIC)
+function findPeHeader(bytes: Uint8Array): number {
+  const view = viewOf(bytes);
+  if (bytes.length < 2 || view.getUint16(0, true) !== DOS_MAGIC)
     refuse("offset 0", firstBytes(bytes, 0), `"MZ": not a PE image`);
   requireInside(bytes, 0, DOS_HEADER_SIZE, "the MS-DOS header");
-  const lfanew = dosHeader.getUint32(LFANEW_AT, true);
+  const lfanew = view.getUint32(LFANEW_AT, true);
   if (lfanew < DOS_HEADER_SIZE) refuse(`e_lfanew`, hex(lfanew), `at least ${hex(DOS_HEADER_SIZE)}`);
   requireInside(bytes, lfanew, SIGNATURE_SIZE + COFF_HEADER.size, "the PE header");
-  if (viewOf(bytes.subarray(lfanew, lfanew + SIGNATURE_SIZE)).getUint32(0, true) !== PE_SIGNATURE)
+  if (view.getUint32(lfanew, true) !== PE_SIGNATURE)
     refuse(`offset ${hex(lfanew)}`, firstBytes(bytes, lfanew), `"PE\\0\\0"`);
   return lfanew;
 }
 
 /** EDK2 (BasePeCoff.c:PeCoffLoaderGetPeHeader) and shim want exactly this many bytes of optional header. */
 function readDirectories(
-  bytes: FileBytes,
+  bytes: Uint8Array,
   optionalAt: number,
   coff: CoffHeader,
   optional: OptionalHeader,
@@ -322,11 +309,11 @@ function readDirectories(
   }
   requireInside(bytes, optionalAt, size, "the data directories");
   return Array.from({ length: count }, (_, i) =>
-    readAt(DATA_DIRECTORY, bytes, optionalAt + OPTIONAL_HEADER.size + i * DATA_DIRECTORY.size),
+    readStructure(DATA_DIRECTORY, bytes, optionalAt + OPTIONAL_HEADER.size + i * DATA_DIRECTORY.size),
   );
 }
 
-function readSymbolTable(bytes: FileBytes, coff: CoffHeader): { symbols: Uint8Array; strings: Uint8Array } {
+function readSymbolTable(bytes: Uint8Array, coff: CoffHeader): { symbols: Uint8Array; strings: Uint8Array } {
   const start = coff.pointerToSymbolTable;
   const none = bytes.subarray(0, 0);
   if (start === 0) {
@@ -338,8 +325,7 @@ function readSymbolTable(bytes: FileBytes, coff: CoffHeader): { symbols: Uint8Ar
   requireInside(bytes, start, size, "the COFF symbol table");
   const stringsAt = start + size;
   // Without strings, some tools leave the table out or give it a size of 0: then it is what is there of its length.
-  const stringsSize =
-    stringsAt + 4 > bytes.length ? 0 : Math.max(4, viewOf(bytes.subarray(stringsAt, stringsAt + 4)).getUint32(0, true));
+  const stringsSize = stringsAt + 4 > bytes.length ? 0 : Math.max(4, viewOf(bytes).getUint32(stringsAt, true));
   requireInside(bytes, stringsAt, stringsSize, "the COFF string table");
   const symbols = bytes.subarray(start, stringsAt);
   requireNames(symbols, stringsAt, stringsSize);
@@ -362,7 +348,7 @@ function requireNames(symbols: Uint8Array, stringsAt: number, stringsSize: numbe
 }
 
 function readSections(
-  bytes: FileBytes,
+  bytes: Uint8Array,
   tableAt: number,
   coff: CoffHeader,
   optional: OptionalHeader,
@@ -378,9 +364,8 @@ function readSections(
       `at least ${hex(tableAt + tableSize)}, the end of the section table`,
     );
   }
-  const table = bytes.subarray(tableAt, tableAt + tableSize);
   return Array.from({ length: coff.numberOfSections }, (_, i) => {
-    const header = readStructure(SECTION_HEADER, table, i * SECTION_HEADER.size);
+    const header = readStructure(SECTION_HEADER, bytes, tableAt + i * SECTION_HEADER.size);
     const name = sectionName(header.name, strings);
     if (coff.pointerToSymbolTable !== 0 && /^\/[0-9]/.test(name))
       refuse(`section ${i + 1}'s name`, name, "an offset inside the string table");
@@ -400,7 +385,7 @@ function sectionName(name: string, strings: Uint8Array): string {
   return printable((offset === undefined ? undefined : stringAt(strings, Number(offset))) ?? short);
 }
 
-function requireInside(bytes: FileBytes, start: number, size: number, what: string): void {
+function requireInside(bytes: Uint8Array, start: number, size: number, what: string): void {
   if (start + size > bytes.length) {
     throw new ImageError(
       `Cannot read the image: ${what} is at ${range(start, start + size)}, the file ends at ${hex(bytes.length)}`,
@@ -412,7 +397,7 @@ function refuse(where: string, found: string, needed: string): never {
   throw new ImageError(`Cannot read the image: ${where} is ${found}, needed ${needed}`);
 }
 
-function firstBytes(bytes: FileBytes, at: number): string {
+function firstBytes(bytes: Uint8Array, at: number): string {
   const four = bytes.subarray(at, at + 4);
   return four.length === 0 ? "empty" : `${Buffer.from(four).toString("hex")} (hex)`;
 }
@@ -545,64 +530,20 @@ function optionalHeaderAt({ lfanew }: Image): number {
 
 /** The file that an Image describes, with its CheckSum computed anew. Computes no offset and no size: the Image has them. */
 export function serializeImage(image: Image): Uint8Array {
-  return wholeOf(imageFile(image));
-}
-
-/** {@link serializeImage} without copying what is large and stays as it is: the file's pieces share it with the Image. */
-export function imageFile(image: Image): FileBytes {
-  const apart = sectionsApart(image);
-  const isApart = new Set(apart);
-  const starts = [0, ...apart.map((s) => s.header.pointerToRawData + s.data.length)];
-  const ends = [...apart.map((s) => s.header.pointerToRawData), image.fileSize];
-  const between = starts.map((start, i) => {
-    const bytes = new Uint8Array((ends[i] ?? start) - start);
-    bytes.set(image.background.subarray(start, start + bytes.length));
-    return { start, bytes };
-  });
-  const put = (bytes: Uint8Array, at: number): void => {
-    const place = between.findLast(({ start }) => start <= at);
-    if (bytes.length !== 0) place?.bytes.set(bytes, at - place.start);
-  };
-  const headers = between[0]?.bytes ?? new Uint8Array();
-  writeHeaders(image, headers);
-  for (const section of image.sections) if (!isApart.has(section)) put(section.data, section.header.pointerToRawData);
+  const bytes = new Uint8Array(image.fileSize);
+  bytes.set(image.background.subarray(0, bytes.length));
+  writeHeaders(image, bytes);
+  for (const { data, header } of image.sections) if (data.length !== 0) bytes.set(data, header.pointerToRawData);
   const symbolsAt = image.coff.pointerToSymbolTable;
   if (symbolsAt !== 0) {
-    put(image.symbols, symbolsAt);
-    put(image.strings, symbolsAt + image.symbols.length);
+    bytes.set(image.symbols, symbolsAt);
+    bytes.set(image.strings, symbolsAt + image.symbols.length);
   }
-  const file = new PiecedFile(
-    between.flatMap(({ bytes }, i) => {
-      const section = apart[i];
-      return section === undefined ? [bytes] : [bytes, section.data];
-    }),
-  );
   const checkSumAt = optionalHeaderAt(image) + offsetOf(OPTIONAL_HEADER, "checkSum");
-  viewOf(headers).setUint32(checkSumAt, imageCheckSum(file, checkSumAt), true);
-  return file;
+  viewOf(bytes).setUint32(checkSumAt, imageCheckSum(bytes, checkSumAt), true);
+  return bytes;
 }
 
-/** Sections of so many bytes are worth a piece of their own. */
-const LARGE = 1 << 16;
-
-/**
- * The large sections that loaders may leave out, in the order of the file: those that share no byte with anything else.
- * What loaders read stays in one piece, because they read across its sections.
- */
-function sectionsApart(image: Image): Section[] {
-  const place = (start: number, size: number): Extent => ({ start, end: start + size });
-  const all = [
-    place(0, Math.max(image.optional.sizeOfHeaders, sectionTableEnd(image))),
-    ...image.sections.map((s) => place(s.header.pointerToRawData, s.data.length)),
-    place(image.coff.pointerToSymbolTable, image.symbols.length + image.strings.length),
-  ];
-  if (firstOverlap(all.filter((r) => r.end > r.start)) !== undefined) return [];
-  return image.sections
-    .filter((s) => s.data.length >= LARGE && hasFlags(s, MEM_DISCARDABLE))
-    .sort((a, b) => a.header.pointerToRawData - b.header.pointerToRawData);
-}
-
-/** @param bytes the file from its start, at least as far as the section table goes */
 function writeHeaders(image: Image, bytes: Uint8Array): void {
   viewOf(bytes).setUint32(LFANEW_AT, image.lfanew, true);
   const optionalAt = optionalHeaderAt(image);

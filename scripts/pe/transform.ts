@@ -5,9 +5,7 @@ import { displayName, readInput, refuseSameFile, writeOutput } from "../cli/cli.
 import type { Command, Io, Options, Values } from "../cli/cli.ts";
 import { FileError, ImageError } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
-import { piecesOf, wholeOf } from "./file-bytes.ts";
-import type { FileBytes } from "./file-bytes.ts";
-import { imageFile, parseImage, serializeImage } from "./image.ts";
+import { parseImage, serializeImage } from "./image.ts";
 import type { Image } from "./image.ts";
 import { DIRECTORY_CERTIFICATE } from "../tables/pe.ts";
 
@@ -24,7 +22,7 @@ export const silent: Say = () => {};
 export function transformCommand(
   usage: string,
   options: Options,
-  change: (bytes: Uint8Array, values: Values, say: Say) => FileBytes,
+  change: (bytes: Uint8Array, values: Values, say: Say) => Uint8Array,
 ): Command {
   return {
     usage,
@@ -33,20 +31,15 @@ export function transformCommand(
     run([input = "", output = ""], values, io) {
       refuseSameFile(input, output);
       const result = aboutFile(input, () => change(readInput(input, io), values, sayOn(io, input)));
-      writeOutput(output, piecesOf(result), io);
+      writeOutput(output, result, io);
       return 0;
     },
   };
 }
 
-/** The transform of an Image as one of a file. */
-export function onFile(transform: (image: Image) => Image): (file: FileBytes) => FileBytes {
-  return (file) => imageFile(transform(parseImage(file)));
-}
-
 /** The transform of an Image as one of bytes. */
 export function onBytes(transform: (image: Image) => Image): (bytes: Uint8Array) => Uint8Array {
-  return (bytes) => wholeOf(onFile(transform)(bytes));
+  return (bytes) => serializeImage(transform(parseImage(bytes)));
 }
 
 /** Runs `work`, naming the file in the ImageErrors that do not name one yet. */

@@ -8,7 +8,6 @@
 
 import { ImageError } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
-import { PiecedFile } from "../pe/file-bytes.ts";
 import {
   byAddress,
   hasFlags,
@@ -141,7 +140,7 @@ export function refuseUnmovable(image: Image, action: string): void {
   const end = describedEnd(image);
   const stray = image.background.subarray(end).findIndex((byte) => byte !== 0);
   if (stray >= 0) {
-    const what = `${hex(image.background.subarray(end + stray, end + stray + 1)[0] ?? 0)} at offset ${hex(end + stray)}`;
+    const what = `${hex(image.background[end + stray] ?? 0)} at offset ${hex(end + stray)}`;
     fail(`there is ${what}, behind everything the headers describe, needed zeros from ${hex(end)} on`);
   }
 }
@@ -196,7 +195,7 @@ export function withSections(image: Image, sections: readonly Section[], action:
   const before = sectionTableEnd(image);
   const after = sectionTableEnd({ ...image, sections });
   const { sizeOfHeaders } = image.optional;
-  const headers = new Uint8Array(image.background.subarray(0, sizeOfHeaders));
+  const headers = image.background.slice(0, sizeOfHeaders);
   const used = headers.subarray(before, after).findIndex((byte) => byte !== 0);
   if (used >= 0) {
     const what = `${hex(headers[before + used] ?? 0)} at offset ${hex(before + used)}`;
@@ -213,7 +212,7 @@ export function withSections(image: Image, sections: readonly Section[], action:
     coff: { ...image.coff, numberOfSections: sections.length },
     optional: { ...image.optional, sizeOfImage: Math.max(wasTop ? 0 : sizeOfImage, ...sections.map(sectionEnd)) },
     sections,
-    background: new PiecedFile([headers, image.background.subarray(sizeOfHeaders)]),
+    background: headers,
   };
 }
 

@@ -8,8 +8,7 @@
 import * as fs from "node:fs";
 import process from "node:process";
 import { readInput, realIo, writeOutput } from "../../cli/cli.ts";
-import { mbEfiFile } from "../../mb-efi.ts";
-import { piecesOf } from "../../pe/file-bytes.ts";
+import { mbEfi } from "../../mb-efi.ts";
 
 /** Milliseconds. */
 export type Work = readonly [read: number, work: number, write: number];
@@ -19,9 +18,9 @@ function once(input: string, output: string): Work {
   const times = [performance.now()];
   const bytes = readInput(input, realIo);
   times.push(performance.now());
-  const result = mbEfiFile(bytes, { keep: false, stripSignature: false });
+  const result = mbEfi(bytes, { keep: false, stripSignature: false });
   times.push(performance.now());
-  writeOutput(output, piecesOf(result), realIo);
+  writeOutput(output, result, realIo);
   times.push(performance.now());
   const [start = 0, read = 0, worked = 0, written = 0] = times;
   return [read - start, worked - read, written - worked];

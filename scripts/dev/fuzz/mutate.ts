@@ -2,8 +2,8 @@
 // What the fuzzer does to an image: bytes, but above all fields, which it finds through the same tables as the readers
 // do. Random bytes alone hardly ever get past the first check.
 
+import { Buffer } from "node:buffer";
 import type { Random } from "./random.ts";
-import { PiecedFile, wholeOf } from "../../pe/file-bytes.ts";
 import { parseImage, roundUp, sectionAt } from "../../pe/image.ts";
 import type { Image } from "../../pe/image.ts";
 import { readStructure, viewOf } from "../../tables/fields.ts";
@@ -120,7 +120,7 @@ function relocationSpots(image: Image): Spot[] {
   const { virtualAddress = 0, size = 0 } = image.directories[DIRECTORY_BASE_RELOCATION] ?? {};
   const start = fileOffset(image, virtualAddress);
   if (start === undefined) return [];
-  const view = viewOf(wholeOf(image.background));
+  const view = viewOf(image.background);
   const found: Spot[] = [];
   for (let at = start; at < start + size;) {
     const blockSize = view.getUint32(at + 4, true);
@@ -280,7 +280,7 @@ function insertOrDelete(bytes: Uint8Array, random: Random): Uint8Array {
 }
 
 function concat(...parts: readonly Uint8Array[]): Uint8Array {
-  return wholeOf(new PiecedFile(parts));
+  return new Uint8Array(Buffer.concat(parts));
 }
 
 function swapEntries(bytes: Uint8Array, group: readonly Spot[], random: Random): void {

@@ -14,7 +14,6 @@ import { inspectText } from "../../inspect.ts";
 import { PROFILES } from "../../loaders/profiles.ts";
 import { boots, verdictLine } from "../../loaders/rules.ts";
 import { authenticode, authenticodeDigests } from "../../pe/authenticode.ts";
-import { wholeOf } from "../../pe/file-bytes.ts";
 import { parseImage, serializeImage } from "../../pe/image.ts";
 import type { Image } from "../../pe/image.ts";
 import { stripSignature } from "../../pe/transform.ts";
@@ -270,7 +269,7 @@ function judgeChain(original: Image, keep: boolean, thorough: boolean): Chain {
   if (second !== undefined) sameFromBytes("emit-header", second, emitHeader, result);
   if (thorough) {
     judgeFinished(result, keep);
-    judgeLoaders(wholeOf(original.background), result);
+    judgeLoaders(original.background, result);
   }
   return { steps: 3, verified: judgeVerdict(original, result, keep), result };
 }
