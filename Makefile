@@ -2,7 +2,7 @@
 #
 # The pipeline over xen.efi, one rule per step:
 #
-#   $(XEN_EFI) -> 1-relocated.efi -> 2-aligned.efi -> 3-headers.efi -> (verify) -> xen.mb.efi, all in $(OUT)
+#   $(XEN_EFI) -> 1-relocated.efi -> 2-aligned.efi -> 3-headers.efi -> (verify, check-loaders) -> xen.mb.efi, all in $(OUT)
 #
 # so that a developer can stop after any step (make build/2-aligned.efi) and look at it.
 
@@ -78,7 +78,11 @@ $(OUT)/verified.txt: $(OUT)/3-headers.efi scripts/verify.ts
 	$(TS) scripts/verify.ts $(call quote,$(XEN_EFI)) $< > $@
 	@cat $@
 
-$(OUT)/xen.mb.efi: $(OUT)/verified.txt
+# What each boot loader will do with it; one that xen.mb.efi is for and that would not boot it fails the build, by its name.
+$(OUT)/loaders.txt: $(OUT)/verified.txt scripts/check-loaders.ts
+	$(TS) scripts/check-loaders.ts $(OUT)/3-headers.efi > $@
+
+$(OUT)/xen.mb.efi: $(OUT)/loaders.txt
 	@cp $(OUT)/3-headers.efi $@.new
 	@mv -f $@.new $@
 
@@ -254,7 +258,7 @@ xen-tree-test: dist | $(MODULES) ## builds real Xen sources with it, minutes eac
 
 .PHONY: clean
 clean: ## removes what was built; the fetched builds stay
-	rm -f $(addprefix $(OUT)/,.input .input.new 1-relocated.efi 2-aligned.efi 3-headers.efi verified.txt xen.mb.efi layout.svg layout.html .sections .sections.new xen.stripped.efi xen.debug xen.unified.efi xen.signed.efi xen-mb-efi.mjs xen-mb-efi.1)
+	rm -f $(addprefix $(OUT)/,.input .input.new 1-relocated.efi 2-aligned.efi 3-headers.efi verified.txt loaders.txt xen.mb.efi layout.svg layout.html .sections .sections.new xen.stripped.efi xen.debug xen.unified.efi xen.signed.efi xen-mb-efi.mjs xen-mb-efi.1)
 	rm -rf build
 
 .PHONY: help

@@ -8,7 +8,7 @@
 //   depends on the machine (free memory, keys, whether a file is signed) is no verdict: it is said as a warning.
 // Refuses: what is not a PE image for x86-64, or points outside the file.
 
-import { readInput, runIfMain } from "./cli/cli.ts";
+import { displayName, readInput, runIfMain } from "./cli/cli.ts";
 import type { Command } from "./cli/cli.ts";
 import { UsageError } from "./cli/errors.ts";
 import { obstacles, traits } from "./loaders/doctor.ts";
@@ -31,7 +31,8 @@ Says which boot loaders will load FILE, a xen.efi or xen.mb.efi, and what they w
 Loaders, * those that xen.mb.efi is for:
 ${PROFILES.map((p) => `  ${p.needed ? "*" : " "} ${p.name.padEnd(20)} ${p.loader}\n`).join("")}
 Exit status: 0 all of the loaders asked about boot it, or without --loader all that are marked *; 1 one of them does
-not, or FILE is not a PE image for x86-64; 2 wrong usage. Loading with a warning is loading.
+not, or FILE is not a PE image for x86-64; 2 wrong usage. Loading with a warning is loading. Without --loader, standard
+error names each of those marked * that do not boot it.
 `;
 
 /** Section names that are shown of many. */
@@ -110,9 +111,22 @@ export const command: Command = {
     const asked = values.loader === undefined ? undefined : profiles(values.loader);
     const report = aboutFile(file, () => checkLoaders(readInput(file, io), asked));
     io.stdout(values.json === true ? `${JSON.stringify(report, null, 2)}\n` : reportText(report));
+    if (asked === undefined)
+      io.stderr(
+        failures(report)
+          .map((line) => `${displayName(file)}: ${line}\n`)
+          .join(""),
+      );
     return report.boots ? 0 : 1;
   },
 };
+
+/** A line for each loader that is meant to boot the image and does not. */
+function failures({ verdicts }: Report): string[] {
+  return verdicts
+    .filter((verdict) => !boots(verdict) && profileNamed(verdict.loader)?.needed === true)
+    .map((verdict) => `Cannot be booted by ${verdictLine(verdict)}`);
+}
 
 function profiles(names: string | boolean | (string | boolean)[]): Profile[] {
   return [names].flat().flatMap((name) => {

@@ -11,7 +11,7 @@ import * as assert from "uvu/assert";
 import { MINI_XEN as MINI, TOP } from "./places.ts";
 import { mbEfi } from "../mb-efi.ts";
 
-const STEPS = ["1-relocated.efi", "2-aligned.efi", "3-headers.efi", "verified.txt", "xen.mb.efi"];
+const STEPS = ["1-relocated.efi", "2-aligned.efi", "3-headers.efi", "verified.txt", "loaders.txt", "xen.mb.efi"];
 
 interface Made {
   readonly status: number | null;
@@ -93,6 +93,21 @@ makefile("leaves the last good result where a step fails, and says so in the ste
   assert.is(status, 2);
   assert.match(stderr, /^\S.*it's a xen\.efi: Cannot read the image: [^\n]*\nmake: \*\*\* \[/);
   assert.ok(result(context).equals(before));
+});
+
+makefile("fails and names the loader where one that is meant to take the image would not", (context) => {
+  const input = path.join(context.folder, "no-application.efi");
+  const out = path.join(context.folder, "refused");
+  const bytes = fs.readFileSync(MINI);
+  bytes.writeUInt16LE(9, bytes.readUInt32LE(0x3c) + 24 + 68); // Subsystem: Windows CE
+  fs.writeFileSync(input, bytes);
+  const { status, stderr } = make(`XEN_EFI=${input}`, `OUT=${out}`);
+  assert.is(status, 2);
+  assert.match(stderr, /^\S*3-headers\.efi: Cannot be booted by edk2: refuses: Subsystem is 9, needed 10 /m);
+  assert.not.match(stderr, /Cannot be booted by (grub-mb2|shim)/);
+  assert.ok(fs.existsSync(path.join(out, "verified.txt")));
+  assert.not.ok(fs.existsSync(path.join(out, "loaders.txt")));
+  assert.not.ok(fs.existsSync(path.join(out, "xen.mb.efi")));
 });
 
 makefile("stops after any step that is asked for", (context) => {
