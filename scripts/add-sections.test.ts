@@ -16,7 +16,7 @@ import { checkLoaders } from "./check-loaders.ts";
 import { KINDS, builds, differences, once, run, sample } from "./dev/sample/run.ts";
 import { emitHeader } from "./emit-header.ts";
 import { boots } from "./loaders/rules.ts";
-import { authenticode } from "./pe/authenticode.ts";
+import { authenticode } from "./judge/authenticode.ts";
 import { parseImage, sectionEnd, serializeImage } from "./pe/image.ts";
 import type { Image } from "./pe/image.ts";
 import { relocateReloc } from "./relocate-reloc.ts";

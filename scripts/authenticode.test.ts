@@ -19,7 +19,7 @@ import { ImageError } from "./cli/errors.ts";
 import { TOP } from "./dev/places.ts";
 import { makeSample } from "./dev/sample/text.ts";
 import { emitHeader } from "./emit-header.ts";
-import { authenticode, authenticodeDigests } from "./pe/authenticode.ts";
+import { authenticode, authenticodeDigests } from "./judge/authenticode.ts";
 import { parseImage, serializeImage } from "./pe/image.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 
@@ -79,7 +79,9 @@ counting("shim and signers pad a file whose length is odd, firmware does not", (
     linear: sha256(...linear(bytes), padding),
   });
   assert.match(
-    authenticode(bytes).problems.join(),
+    authenticode(bytes)
+      .problems.map((p) => p.text)
+      .join(),
     new RegExp(`shim and signers add ${padding.length} zero bytes, firmware does not`),
   );
 });
@@ -92,8 +94,8 @@ counting("a gap between sections is not covered, and as many bytes at the end ar
     JSON.stringify(found.notCovered),
   );
   assert.ok(
-    found.problems.some((p) => / is not covered by the digest/.test(p)),
-    found.problems.join("\n"),
+    found.problems.some((p) => / is not covered by the digest/.test(p.text)),
+    found.problems.map((p) => p.text).join("\n"),
   );
   const { specification, linear: all } = digests(bytes);
   assert.is.not(specification, all);
@@ -116,7 +118,7 @@ counting("overlapping raw data is hashed twice", () => {
   new DataView(bytes.buffer, bytes.byteOffset).setUint32(at + 20, (second?.header.pointerToRawData ?? 0) - 0x10, true);
   const { twice, problems } = authenticode(bytes);
   assert.equal(twice.map((p) => p.what)[0], `section ${first?.name} and section .rodata`);
-  assert.match(problems.join("\n"), /is hashed twice/);
+  assert.match(problems.map((p) => p.text).join("\n"), /is hashed twice/);
 });
 
 counting("the order of the section table does not matter", () => {
@@ -134,7 +136,9 @@ counting("a certificate table belongs to nobody's digest", () => {
 counting("a certificate table that is not the last thing is a problem", () => {
   const bytes = sample("certificate 0x28\nappend 0000000000000000");
   assert.match(
-    authenticode(bytes).problems.join("\n"),
+    authenticode(bytes)
+      .problems.map((p) => p.text)
+      .join("\n"),
     /the certificate table is at \[0x\w+,0x\w+\), needed at the end of the file/,
   );
 });
@@ -146,7 +150,9 @@ counting("more raw data than there is file is a problem", () => {
     new DataView(bytes.buffer, bytes.byteOffset).setUint32(at + 16, 0x200, true);
   }
   assert.match(
-    authenticode(bytes).problems.join("\n"),
+    authenticode(bytes)
+      .problems.map((p) => p.text)
+      .join("\n"),
     /add up to 0x\w+, needed at most 0x\w+: firmware and shim refuse to hash it/,
   );
 });

@@ -9,8 +9,8 @@
 import { displayName, readInput, runIfMain } from "./cli/cli.ts";
 import type { Command } from "./cli/cli.ts";
 import { range } from "./cli/numbers.ts";
-import { authenticode, authenticodeDigests } from "./pe/authenticode.ts";
-import type { Authenticode, CountName, FileRange, Place } from "./pe/authenticode.ts";
+import { authenticode, authenticodeDigests } from "./judge/authenticode.ts";
+import type { Authenticode, CountName, FileRange, Place } from "./judge/authenticode.ts";
 import { aboutFile } from "./pe/transform.ts";
 
 const USAGE = `Usage: authenticode.ts FILE [--json]
@@ -41,7 +41,7 @@ function textReport(name: string, found: Authenticode, digests: ReadonlyMap<Coun
     ...found.notCovered.map((p) => row("not covered", place(p))),
     ...found.twice.map((p) => row("covered twice", place(p))),
     ...(found.problems.length === 0 ? [row("agree", "all count the same bytes, each byte of the file once")] : []),
-    ...found.problems.map((problem) => row("disagree", problem)),
+    ...found.problems.map(({ text }) => row("disagree", text)),
   ];
   return `${lines.join("\n")}\n`;
 }
@@ -70,7 +70,7 @@ function jsonReport(found: Authenticode, digests: ReadonlyMap<CountName, string>
     exempt: found.exempt,
     notCovered: found.notCovered,
     twice: found.twice,
-    problems: found.problems,
+    problems: found.problems.map(({ text }) => text),
   };
   return `${JSON.stringify(report, null, 2)}\n`;
 }

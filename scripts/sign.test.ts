@@ -12,7 +12,7 @@ import { addSections } from "./add-sections.ts";
 import { alignSections } from "./align-sections.ts";
 import { builds, run, sample } from "./dev/sample/run.ts";
 import { emitHeader } from "./emit-header.ts";
-import { authenticode } from "./pe/authenticode.ts";
+import { authenticode } from "./judge/authenticode.ts";
 import { parseImage, serializeImage } from "./pe/image.ts";
 import { stripSignature } from "./pe/transform.ts";
 import { relocateReloc } from "./relocate-reloc.ts";

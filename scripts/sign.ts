@@ -18,7 +18,7 @@ import { displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "
 import type { Command } from "./cli/cli.ts";
 import { FileError, ImageError, UsageError } from "./cli/errors.ts";
 import { hex, range } from "./cli/numbers.ts";
-import { authenticode, authenticodeDigests } from "./pe/authenticode.ts";
+import { authenticode, authenticodeDigests } from "./judge/authenticode.ts";
 import { parseImage, roundUp } from "./pe/image.ts";
 import type { Image } from "./pe/image.ts";
 import { aboutFile } from "./pe/transform.ts";
@@ -114,7 +114,7 @@ function certificateViolations(signed: Uint8Array, start: number, size: number):
 /** What everybody hashes must be the same bytes, and the same as before signing. */
 function digestViolations(unsigned: Uint8Array, signed: Uint8Array): string[] {
   const { problems } = authenticode(signed);
-  if (problems.length !== 0) return [...problems];
+  if (problems.length !== 0) return problems.map(({ text }) => text);
   const [before, after] = [unsigned, signed].map((bytes) =>
     authenticodeDigests(bytes, authenticode(bytes)).get("shim"),
   );
@@ -164,8 +164,8 @@ export const command: Command = {
       const { signed: already, problems } = authenticode(read);
       if (already) throw new ImageError(`Cannot ${ACTION}: the image is signed already, needed an unsigned one`);
       // Padding to a multiple of 8 is the signer's to add.
-      const problem = problems.find((line) => !line.startsWith("the file has "));
-      if (problem !== undefined) throw new ImageError(`Cannot ${ACTION}: ${problem}`);
+      const problem = problems.find(({ kind }) => kind !== "padding");
+      if (problem !== undefined) throw new ImageError(`Cannot ${ACTION}: ${problem.text}`);
       return read;
     });
     // Not the temporary name, by which sbsign calls the file.

@@ -4,6 +4,7 @@
 
 import { hex, range } from "../cli/numbers.ts";
 import type { Check } from "./rules.ts";
+import type { Problem } from "../judge/authenticode.ts";
 import { hasFlags, roundUp, sectionAt, sectionEnd, sectionTableEnd } from "../pe/image.ts";
 import type { Image, Section } from "../pe/image.ts";
 import { readStructure } from "../tables/fields.ts";
@@ -120,6 +121,13 @@ export const codeviewTooSmall: Check = ({ image }) => {
   }
   return undefined;
 };
+
+/** What would be wrong with a signature over the file. */
+export function hashProblem(kind: Problem["kind"]): Check {
+  return ({ hash }) => hash.problems.find((problem) => problem.kind === kind)?.text;
+}
+
+export const unsigned: Check = ({ hash }) => (hash.signed ? undefined : "the file is not signed yet");
 
 // ---- sections
 

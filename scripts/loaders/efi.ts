@@ -111,23 +111,17 @@ export const EDK2_RULES: readonly Rule[] = [
 
 const VERIFICATION = `${EDK2} SecurityPkg/Library/DxeImageVerificationLib/DxeImageVerificationLib.c`;
 
-const sumBeyondFile: Check = ({ hash }) => hash.problems.find((p) => /add up to/.test(p));
-const hashUneven: Check = ({ hash }) =>
-  hash.problems.find((p) => !/add up to|certificate table is at|multiple of 8: shim/.test(p));
-const paddedBySigner: Check = ({ hash }) => hash.problems.find((p) => /multiple of 8: shim/.test(p));
-const unsigned: Check = ({ hash }) => (hash.signed ? undefined : "the file is not signed yet");
-
 /** What any signature over the file would mean; that there is none, or by whom, is not the image's shape. */
 function signatureRules(source: string): Rule[] {
   return rulesOf(source, [
-    ["hash-uneven", "warn", "", hashUneven],
-    ["hash-padding", "warn", "", paddedBySigner],
-    ["unsigned", "warn", "", unsigned],
+    ["hash-uneven", "warn", "", check.hashProblem("bytes")],
+    ["hash-padding", "warn", "", check.hashProblem("padding")],
+    ["unsigned", "warn", "", check.unsigned],
   ]);
 }
 
 const SECURE_BOOT: readonly Rule[] = [
-  ...rulesOf(`${VERIFICATION}:HashPeImage`, [["hash-sum", "refuse", "Access Denied", sumBeyondFile]]),
+  ...rulesOf(`${VERIFICATION}:HashPeImage`, [["hash-sum", "refuse", "Access Denied", check.hashProblem("sum")]]),
   ...rulesOf(`${VERIFICATION}:DxeImageVerificationHandler`, [
     ["certificate-last", "refuse", "Access Denied", check.certificateNotLast],
   ]),

@@ -6,8 +6,8 @@
 import { ImageError } from "../cli/errors.ts";
 import { hex } from "../cli/numbers.ts";
 import { findHeader } from "../judge/loads.ts";
-import { authenticode } from "../pe/authenticode.ts";
-import type { Authenticode } from "../pe/authenticode.ts";
+import { authenticode } from "../judge/authenticode.ts";
+import type { Authenticode } from "../judge/authenticode.ts";
 import { byAddress, hasFlags, parseImage, sectionEnd } from "../pe/image.ts";
 import type { Image, Section } from "../pe/image.ts";
 import { readStructure, structure, viewOf } from "../tables/fields.ts";
@@ -58,7 +58,7 @@ export function examine(bytes: Uint8Array, image: Image = parseImage(bytes)): Ev
     relocations: walkRelocations(image),
     multiboot1: multiboot1Facts(bytes.subarray(0, MB1_SEARCH + MB1_ADDRESS_HEADER.size)),
     multiboot2: multiboot2Facts(bytes.subarray(0, MB2_SEARCH)),
-    hash: authenticode(bytes, image),
+    hash: authenticode(bytes),
   };
 }
 

@@ -26,8 +26,6 @@ const NX_HEADER: readonly Rule[] = rulesOf(`${SHIM} pe-relocate.c:read_header`, 
   ["shim-nx-claim", "refuse", "Policy requires NX, but image does not support NX", check.notNxCompat],
 ]);
 
-const sumBeyondFile: Check = ({ hash }) => hash.problems.find((p) => /add up to/.test(p));
-
 /** Also without Secure Boot: the hash is measured. */
 const GENERATE_HASH: readonly Rule[] = [
   ...rulesOf(`${SHIM} pe-relocate.c:get_section_vma`, [
@@ -37,7 +35,7 @@ const GENERATE_HASH: readonly Rule[] = [
     ["shim-section-negative", "refuse", "Section %d has negative size", check.negativeSize],
   ]),
   ...rulesOf(`${SHIM} pe.c:generate_hash`, [
-    ["shim-hash-sum", "refuse", "Malformed section %d size", sumBeyondFile],
+    ["shim-hash-sum", "refuse", "Malformed section %d size", check.hashProblem("sum")],
     ["shim-certificate-last", "refuse", "Malformed binary after Attribute Certificate Table", check.certificateNotLast],
   ]),
 ];
@@ -126,9 +124,7 @@ const SECOND_STAGE: readonly Rule[] = [
     ["shim-no-sbat", "refuse", "Verification failed", noSbat],
     ["shim-short-sbat", "refuse", "Verification failed", sbatTooShort],
   ]),
-  ...rulesOf(`${SHIM} pe.c:handle_image`, [
-    ["unsigned", "warn", "", ({ hash }) => (hash.signed ? undefined : "the file is not signed yet")],
-  ]),
+  ...rulesOf(`${SHIM} pe.c:handle_image`, [["unsigned", "warn", "", check.unsigned]]),
 ];
 
 const XEN_UNDER_SHIM: readonly Rule[] = [...XEN_EFI, ...XEN_WITHOUT_DISCARDABLE];

@@ -13,7 +13,7 @@ import { emitHeader } from "../../emit-header.ts";
 import { inspectText } from "../../inspect.ts";
 import { PROFILES } from "../../loaders/profiles.ts";
 import { boots, verdictLine } from "../../loaders/rules.ts";
-import { authenticode, authenticodeDigests } from "../../pe/authenticode.ts";
+import { authenticode, authenticodeDigests } from "../../judge/authenticode.ts";
 import { parseImage, serializeImage } from "../../pe/image.ts";
 import type { Image } from "../../pe/image.ts";
 import { stripSignature } from "../../pe/transform.ts";

@@ -10,8 +10,8 @@
 
 import { createHash } from "node:crypto";
 import { hex, range } from "../cli/numbers.ts";
-import { parseImage, roundUp } from "./image.ts";
-import type { Image } from "./image.ts";
+import { readPe, roundUp } from "./read.ts";
+import type { Pe } from "./read.ts";
 import { offsetOf } from "../tables/fields.ts";
 import { COFF_HEADER, DATA_DIRECTORY, DIRECTORY_CERTIFICATE, OPTIONAL_HEADER, SIGNATURE_SIZE } from "../tables/pe.ts";
 import type { DataDirectory } from "../tables/pe.ts";
@@ -25,6 +25,16 @@ export interface FileRange {
 /** A range of the file and what is there: a section's raw data, a field, a gap between two of them. */
 export interface Place extends FileRange {
   readonly what: string;
+}
+
+/** Why a signature would not mean one thing to everybody. */
+export interface Problem {
+  /**
+   * "table": the certificate table's place; "sum": sizes that firmware and shim refuse to add up; "bytes": not every byte
+   * once, or not in the file's order; "padding": zeros that shim and signers add and firmware does not.
+   */
+  readonly kind: "table" | "sum" | "bytes" | "padding";
+  readonly text: string;
 }
 
 export type CountName = "specification" | "shim" | "linear";
@@ -50,8 +60,8 @@ export interface Authenticode {
   readonly notCovered: readonly Place[];
   /** Bytes that the sum rule hashes more than once. */
   readonly twice: readonly Place[];
-  /** Why a signature would not mean one thing to everybody, one line each; none when it does. */
-  readonly problems: readonly string[];
+  /** None when a signature would mean one thing to everybody. */
+  readonly problems: readonly Problem[];
 }
 
 const CHECK_SUM_SIZE = 4;
@@ -68,7 +78,7 @@ const MOST_PLACES = 100;
  * @param bytes a whole PE file, signed or not
  * @throws ImageError when it is not one
  */
-export function authenticode(bytes: Uint8Array, image: Image = parseImage(bytes)): Authenticode {
+export function authenticode(bytes: Uint8Array, image: Pe = readPe(bytes)): Authenticode {
   const table = certificateTable(image);
   const end = Math.max(0, bytes.length - table.size);
   const exempt = exemptPlaces(image, table);
@@ -95,19 +105,16 @@ export function authenticode(bytes: Uint8Array, image: Image = parseImage(bytes)
     exempt,
     ...found,
     problems: [
-      ...certificateProblems(table, bytes.length),
-      ...sumProblems(image, end),
-      ...found.notCovered.map(
-        (p) => `${range(p.start, p.end)}, ${p.what}, is not covered by the digest, needed every byte to be`,
-      ),
-      ...found.twice.map((p) => `${range(p.start, p.end)}, ${p.what}, is hashed twice, needed every byte once`),
-      ...orderProblems(sum, linear, notCovered.length + twice.length),
-      ...(padding === 0
-        ? []
-        : [
-            `the file has ${hex(bytes.length)} bytes, needed a multiple of ${CERTIFICATE_ALIGN}: ` +
-              `shim and signers add ${padding} zero bytes, firmware does not`,
-          ]),
+      ...problemsOf("table", certificateProblems(table, bytes.length)),
+      ...problemsOf("sum", sumProblems(image, end)),
+      ...problemsOf("bytes", [
+        ...found.notCovered.map(
+          (p) => `${range(p.start, p.end)}, ${p.what}, is not covered by the digest, needed every byte to be`,
+        ),
+        ...found.twice.map((p) => `${range(p.start, p.end)}, ${p.what}, is hashed twice, needed every byte once`),
+        ...orderProblems(sum, linear, notCovered.length + twice.length),
+      ]),
+      ...problemsOf("padding", paddingProblems(bytes.length, padding)),
     ],
   };
 }
@@ -137,16 +144,16 @@ export function authenticodeDigests(bytes: Uint8Array, { counts }: Authenticode)
 
 // ---- what is where
 
-function optionalHeaderAt(image: Image): number {
+function optionalHeaderAt(image: Pe): number {
   return image.lfanew + SIGNATURE_SIZE + COFF_HEADER.size;
 }
 
-function certificateTable(image: Image): DataDirectory {
+function certificateTable(image: Pe): DataDirectory {
   const table = image.directories[DIRECTORY_CERTIFICATE];
   return table === undefined || table.size === 0 ? { virtualAddress: 0, size: 0 } : table;
 }
 
-function exemptPlaces(image: Image, table: DataDirectory): Place[] {
+function exemptPlaces(image: Pe, table: DataDirectory): Place[] {
   const optionalAt = optionalHeaderAt(image);
   const checkSum = optionalAt + offsetOf(OPTIONAL_HEADER, "checkSum");
   const entry = optionalAt + OPTIONAL_HEADER.size + DIRECTORY_CERTIFICATE * DATA_DIRECTORY.size;
@@ -157,31 +164,31 @@ function exemptPlaces(image: Image, table: DataDirectory): Place[] {
   // The table is what its size takes from the end of the file: that is how all of them count.
   if (table.size !== 0)
     places.push({
-      start: Math.max(0, image.fileSize - table.size),
-      end: image.fileSize,
+      start: Math.max(0, image.bytes.length - table.size),
+      end: image.bytes.length,
       what: "the certificate table",
     });
   return places;
 }
 
 /** In the order of their raw pointers, as they are hashed. */
-function sectionRanges(image: Image): FileRange[] {
+function sectionRanges(image: Pe): FileRange[] {
   return image.sections
     .filter(({ header }) => header.sizeOfRawData !== 0)
     .map(({ header }) => ({ start: header.pointerToRawData, end: header.pointerToRawData + header.sizeOfRawData }))
     .sort((a, b) => a.start - b.start);
 }
 
-function bytesHashed(image: Image): number {
+function bytesHashed(image: Pe): number {
   return image.sections.reduce((sum, { header }) => sum + header.sizeOfRawData, image.optional.sizeOfHeaders);
 }
 
-function rest(image: Image, end: number): FileRange[] {
+function rest(image: Pe, end: number): FileRange[] {
   const start = bytesHashed(image);
   return start < end ? [{ start, end }] : [];
 }
 
-function fileParts(image: Image): Place[] {
+function fileParts(image: Pe): Place[] {
   const { pointerToSymbolTable: symbols } = image.coff;
   const strings = symbols + image.symbols.length;
   const headers = { start: 0, end: image.optional.sizeOfHeaders, what: "the headers" };
@@ -266,6 +273,10 @@ function coverage(
 
 // ---- why a signature would not hold
 
+function problemsOf(kind: Problem["kind"], texts: readonly string[]): Problem[] {
+  return texts.map((text) => ({ kind, text }));
+}
+
 /** Firmware and shim ("Malformed binary", pe.c:generate_hash) take a certificate table only at the end of the file. */
 function certificateProblems({ virtualAddress, size }: DataDirectory, fileSize: number): string[] {
   if (size === 0) return [];
@@ -275,7 +286,7 @@ function certificateProblems({ virtualAddress, size }: DataDirectory, fileSize: 
   return virtualAddress % CERTIFICATE_ALIGN === 0 ? [] : [`${where}, needed at a multiple of ${CERTIFICATE_ALIGN}`];
 }
 
-function sumProblems(image: Image, end: number): string[] {
+function sumProblems(image: Pe, end: number): string[] {
   const sum = bytesHashed(image);
   return sum <= end
     ? []
@@ -289,4 +300,13 @@ function sumProblems(image: Image, end: number): string[] {
 function orderProblems(sum: readonly FileRange[], linear: readonly FileRange[], named: number): string[] {
   if (named !== 0 || JSON.stringify(sum) === JSON.stringify(linear)) return [];
   return [`the digest covers ${sum.map((r) => range(r.start, r.end)).join(" ")} in this order, needed the file's own`];
+}
+
+function paddingProblems(fileSize: number, padding: number): string[] {
+  return padding === 0
+    ? []
+    : [
+        `the file has ${hex(fileSize)} bytes, needed a multiple of ${CERTIFICATE_ALIGN}: ` +
+          `shim and signers add ${padding} zero bytes, firmware does not`,
+      ];
 }
