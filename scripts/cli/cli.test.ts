@@ -10,7 +10,7 @@ import process from "node:process";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { alignSections, command as align } from "../align-sections.ts";
-import { commandName } from "./cli.ts";
+import { commandName, realIo, writeOutput } from "./cli.ts";
 import type { Command } from "./cli.ts";
 import { command as makeSample } from "../dev/make-sample.ts";
 import { TOP } from "../dev/places.ts";
@@ -416,6 +416,21 @@ files("make-sample.ts: same text, same bytes", () =>
   inFolder({}, ["OUT"], async (file) => {
     assert.is((await run(makeSample, [path.join(TOP, "samples", "tiny.pe.txt"), file("OUT")])).status, 0);
     assert.ok(same(fs.readFileSync(file("OUT")), ORIGINAL));
+  }),
+);
+
+files("zeros that are not written take nothing of the disk", () =>
+  inFolder({}, ["ZEROS", "ONES"], async (file) => {
+    const onDisk = (name: string, fill: number): number => {
+      writeOutput(file(name), new Uint8Array(1 << 20).fill(fill), realIo);
+      // Some file systems count blocks when they write them.
+      const fd = fs.openSync(file(name), "r+");
+      fs.fsyncSync(fd);
+      fs.closeSync(fd);
+      return 512 * fs.statSync(file(name)).blocks;
+    };
+    assert.ok(onDisk("ZEROS", 0) <= 4096);
+    assert.ok(onDisk("ONES", 1) >= 1 << 20);
   }),
 );
 

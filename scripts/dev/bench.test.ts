@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// What bench.ts says, not how fast anything is: its arguments, and how it judges numbers and commands.
+// What bench.ts says, not how fast anything is: its arguments, how it judges numbers, and that it stops at a failure.
 
 import * as fs from "node:fs";
 import * as os from "node:os";
@@ -7,61 +7,62 @@ import * as path from "node:path";
 import process from "node:process";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { realIo, writeOutput } from "../cli/cli.ts";
 import { ImageError } from "../cli/errors.ts";
-import { command } from "./bench.ts";
-import { alternate, diskUse, median, runQuietly, target } from "./bench/run.ts";
+import { command, medianTimes, runQuietly, verdict } from "./bench.ts";
+import { searchPath } from "./boot/tools.ts";
 import { run } from "./sample/run.ts";
 
 const bench = suite("bench");
 
-for (const runs of ["0", "-1", "1.5", "many", "1001"]) {
+for (const runs of ["0", "-1", "1", "2.5", "many", "1001"]) {
   bench(`refuses --runs=${runs}`, async () => {
     const { status, stderr, stdout } = await run(command, [`--runs=${runs}`]);
     assert.is(status, 2);
-    assert.is(stderr, `bench.ts: --runs is '${runs}', needed a number from 1 to 1000; see bench.ts --help\n`);
+    assert.is(stderr, `bench.ts: --runs is '${runs}', needed a number from 2 to 1000; see bench.ts --help\n`);
     assert.is(stdout.length, 0);
   });
 }
 
-bench("takes the middle, and says by how much a target is missed", () => {
-  assert.is(median([1, 2, 9]), 2);
-  assert.is(median([1, 2, 4, 9]), 3);
-  assert.match(target("x", 0.75, 0.75, String), /measured 0\.75, met\n$/);
-  assert.match(target("x", 1.5, 0.75, String), /missed by 100 %\n$/);
+bench("says what was found, what was needed, and whether that is met", () => {
+  assert.is(verdict("x", 0.6, 0.6), "  met: x: 0.60, needed at most 0.60\n");
+  assert.is(verdict("x", 1.5, 0.6, String), "  missed: x: 1.5, needed at most 0.6\n");
 });
 
-bench("runs commands in turn, and stops at one that fails, with its words", () => {
-  const folder = fs.mkdtempSync(path.join(os.tmpdir(), "bench-"));
-  try {
-    const log = path.join(folder, "log");
-    const candidate = (name: string) => ({
-      name,
-      command: [process.execPath, "-e", `fs.appendFileSync(${JSON.stringify(log)}, "${name}")`],
-    });
-    const times = alternate([candidate("a"), candidate("b")], 2, () => {});
-    assert.is(fs.readFileSync(log, "utf8"), "abab");
-    for (const list of times.values()) assert.is(list.length, 2);
-    assert.throws(
-      () => runQuietly(["sh", "-c", "echo 'no room' >&2; exit 3"]),
-      (error: unknown) => error instanceof ImageError && error.message === "Cannot run sh: status 3, no room",
-    );
-  } finally {
-    fs.rmSync(folder, { recursive: true });
-  }
+bench("a program that fails or is not there ends it, with the program's words", () => {
+  const failure = (words: readonly string[]): string => {
+    try {
+      return runQuietly(words);
+    } catch (error) {
+      if (error instanceof ImageError) return error.message;
+      throw error;
+    }
+  };
+  assert.is(failure(["echo", "done"]), "done");
+  assert.is(failure(["sh", "-c", "echo 'no room' >&2; exit 3"]), "Cannot run sh: status 3, no room");
+  assert.match(failure(["no-such-program"]), /^Cannot run no-such-program: .*ENOENT/);
 });
 
-bench("sees holes: zeros that are not written take nothing of the disk", () => {
-  const folder = fs.mkdtempSync(path.join(os.tmpdir(), "bench-"));
-  try {
-    const [zeros, ones] = [path.join(folder, "zeros"), path.join(folder, "ones")];
-    writeOutput(zeros, new Uint8Array(1 << 20), realIo);
-    writeOutput(ones, new Uint8Array(1 << 20).fill(1), realIo);
-    assert.ok(diskUse(zeros) <= 4096, `${diskUse(zeros)} bytes`);
-    assert.ok(diskUse(ones) >= 1 << 20, `${diskUse(ones)} bytes`);
-  } finally {
-    fs.rmSync(folder, { recursive: true });
-  }
-});
+const hasHyperfine = searchPath().some((folder) => fs.existsSync(path.join(folder, "hyperfine")));
+if (!hasHyperfine) console.log("skipped: hyperfine is not there, which measures for bench");
+
+(hasHyperfine || process.env.CI === "true" ? bench : bench.skip)(
+  "hyperfine times each command, and no failures",
+  () => {
+    const folder = fs.mkdtempSync(path.join(os.tmpdir(), "bench it's "));
+    try {
+      const file = path.join(folder, "made");
+      const times = medianTimes([["touch", file], ["true"]], 2, folder);
+      assert.is(times.length, 2);
+      assert.ok(
+        times.every((time) => time > 0 && time < 60_000),
+        String(times),
+      );
+      assert.ok(fs.existsSync(file), "a word with blanks and quotes in it arrives as it is");
+      assert.throws(() => medianTimes([["false"]], 2, folder), /^Cannot run hyperfine: status 1, /);
+    } finally {
+      fs.rmSync(folder, { recursive: true });
+    }
+  },
+);
 
 bench.run();

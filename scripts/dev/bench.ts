@@ -1,45 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //
-// Measures mb-efi beside objcopy, llvm-objcopy and cp, on the same files, and prints what it found beside the targets.
+// Measures mb-efi beside objcopy, llvm-objcopy and cp on the same files: time by hyperfine, memory by GNU time.
 // A measurement, not a test: it fails when something cannot be run, never because it was slow.
 //
-// Every command writes a file that is not there yet; what it reads is in memory already (page cache). Commands alternate,
-// and medians are compared, so that other work on the machine hits all of them; it still makes all of them slower.
+// Every command writes a file that is not there yet, and reads one that is in memory already (page cache).
 // Writes below build/bench only.
 
+import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import process from "node:process";
-import { readInput, runIfMain, writeOutput } from "../cli/cli.ts";
+import { addSections } from "../add-sections.ts";
+import { runIfMain } from "../cli/cli.ts";
 import type { Command, Io } from "../cli/cli.ts";
 import { ImageError, UsageError } from "../cli/errors.ts";
-import {
-  alternate,
-  diskUse,
-  median,
-  mib,
-  ms,
-  nodeName,
-  peakMemory,
-  programPath,
-  runQuietly,
-  strips,
-  target,
-} from "./bench/run.ts";
-import type { Candidate, Times } from "./bench/run.ts";
-import type { Work } from "./bench/work.ts";
-import { bundle } from "./dist.ts";
-import { SCRIPTS, TOP } from "./places.ts";
-import { parseImage, roundUp, serializeImage, withHeader } from "../pe/image.ts";
-import { layOutPacked } from "../xen/layout.ts";
-import { loadSpan } from "../xen/xen.ts";
+import { parseImage, serializeImage } from "../pe/image.ts";
+import { TOP } from "./places.ts";
 
 const USAGE = `Usage: bench.ts [--runs N]
 
-Measures mb-efi beside objcopy, llvm-objcopy and cp on known Xen builds (make fetch-xen), and prints medians and ratios.
+Measures mb-efi beside objcopy, llvm-objcopy and cp on known Xen builds (make fetch-xen): median times, ratios, memory.
 
-  --runs N  how often each command runs, 1 to 1000 (default: 15)
+  --runs N  how often each command runs, 2 to 1000 (default: 15)
   --help    print this text
 
 Exit status: 0 measured, 1 something is missing or fails, 2 wrong usage.
@@ -47,269 +30,182 @@ Exit status: 0 measured, 1 something is missing or fails, 2 wrong usage.
 
 const FOLDER = path.join(TOP, "build/bench");
 const OUT = path.join(FOLDER, "out.efi");
+const IDLE = path.join(FOLDER, "idle.mjs");
 const TOOL = path.join(TOP, "build/xen-mb-efi.mjs");
 const LARGE = path.join(TOP, "samples/xen/4.20.4+63/xen.efi");
 const SMALL = path.join(TOP, "samples/xen/4.17.7+13/xen.efi");
-const IDLE = path.join(FOLDER, "idle.mjs");
-const WORK = path.join(FOLDER, "work.mjs");
-const CHAIN_OUT = path.join(FOLDER, "chain");
-/** A node that reads files and writes the last of them to another: what any process between two files has to do. */
-const COPY = path.join(FOLDER, "copy.mjs");
-const COPY_TEXT = `import * as fs from "node:fs";
-const [output, ...inputs] = process.argv.slice(2);
-const bytes = inputs.map((input) => fs.readFileSync(input)).at(-1);
-if (output !== "") fs.writeFileSync(output, bytes);
-`;
-const RESULT = path.join(FOLDER, "result.efi");
 
-/** A node that runs the scripts as they are: this one, or one that "make runtimes" got. */
-function strippingNode(): string | undefined {
-  const others = ["node24", "node22"].map((name) => path.join(TOP, "build/runtimes/node_modules", name, "bin/node"));
-  return [process.execPath, ...others].find((program) => fs.existsSync(program) && strips(program));
+/** The most that mb-efi may take of objcopy's time for 4.20.4+63, by node's major version. */
+const MOST_TIME: Readonly<Record<string, number>> = { "20": 0.8, "24": 0.6 };
+/** The memory that mb-efi may take beside an idle node's and the input's size, in sizes of the output. */
+const MOST_OUTPUTS = 2.2;
+/** How much larger the file is of which the time must have grown no more than its size. */
+const LARGER = 4;
+
+type Words = readonly string[];
+
+/** @throws ImageError with the program's own words when it fails: times of failures say nothing */
+export function runQuietly([program = "", ...args]: Words): string {
+  // The Makefile sets NODE_COMPILE_CACHE; whoever runs mb-efi has none.
+  const env = { ...process.env, NODE_COMPILE_CACHE: undefined };
+  const { status, error, stdout, stderr } = spawnSync(program, args, { encoding: "utf8", env });
+  if (error === undefined && status === 0) return stdout.trim();
+  const words = error?.message ?? `status ${status}, ${stderr.trim().split("\n").at(-1)}`;
+  throw new ImageError(`Cannot run ${program}: ${words}`);
 }
 
-function freshOut(): void {
-  fs.rmSync(OUT, { force: true });
-  fs.rmSync(CHAIN_OUT, { recursive: true, force: true });
-  fs.mkdirSync(CHAIN_OUT);
+const quote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
+
+/** The median time of each command, in milliseconds. @param folder for hyperfine's report */
+export function medianTimes(commands: readonly Words[], runs: number, folder = FOLDER): number[] {
+  const report = path.join(folder, "times.json");
+  runQuietly([
+    ...["hyperfine", "--shell=none", "--style=none", "--warmup=1", `--runs=${runs}`],
+    ...[`--prepare=rm -f ${quote(OUT)}`, `--export-json=${report}`],
+    ...commands.map((words) => words.map(quote).join(" ")),
+  ]);
+  const { results } = JSON.parse(fs.readFileSync(report, "utf8")) as { results: { median: number }[] };
+  return results.map(({ median }) => 1000 * median);
 }
 
-const DIST = "mb-efi, dist";
-const IDLE_NODE = "idle node";
-const OBJCOPY = "objcopy";
-const CHAIN = "make, four processes";
-const FLOOR = "files alone, four processes";
+interface Measured {
+  /** Milliseconds. */
+  readonly time: number;
+  /** Bytes, of memory and of the file that it wrote. */
+  readonly memory: number;
+  readonly output: number;
+}
 
-/** The chain's files without its work: two steps read what is as long as the input, one and verify what the result is. */
-const FLOOR_SCRIPT =
-  'set -e; "$0" "$1" "$2/1" "$3"; "$0" "$1" "$2/2" "$3"; "$0" "$1" "$2/3" "$4"; "$0" "$1" "" "$3" "$4"';
+/** The most memory that a command has had at once, resident: the least of three runs, for it varies by chance. */
+function memoryAndOutput(command: Words): Omit<Measured, "time"> {
+  const report = path.join(FOLDER, "memory");
+  const peaks = [1, 2, 3].map(() => {
+    fs.rmSync(OUT, { force: true });
+    runQuietly(["time", "-f", "%M", "-o", report, ...command]);
+    return 1024 * Number(fs.readFileSync(report, "utf8"));
+  });
+  return { memory: Math.min(...peaks), output: fs.statSync(OUT, { throwIfNoEntry: false })?.size ?? 0 };
+}
 
-function candidates(input: string, stripping: string | undefined): Candidate[] {
-  const node = process.execPath;
-  const chain = ["make", "-s", "-C", TOP, `OUT=${CHAIN_OUT}`, `XEN_EFI=${input}`];
-  const needed = "a node that strips types: make runtimes gets one";
-  return [
-    { name: `${IDLE_NODE} (${nodeName(node)})`, command: [node, IDLE] },
-    { name: `${DIST} (${nodeName(node)})`, command: [node, TOOL, input, OUT] },
-    ...(stripping === undefined
-      ? ["mb-efi.ts", CHAIN].map((name) => ({ name, command: [""], missing: needed }))
-      : [
-          { name: `idle (${nodeName(stripping)})`, command: [stripping, IDLE] },
-          { name: `${DIST} (${nodeName(stripping)})`, command: [stripping, TOOL, input, OUT] },
-          {
-            name: `mb-efi.ts (${nodeName(stripping)})`,
-            command: [stripping, "--disable-warning=ExperimentalWarning", path.join(SCRIPTS, "mb-efi.ts"), input, OUT],
-          },
-          { name: `${CHAIN} (${nodeName(stripping)})`, command: [...chain, `NODE=${stripping}`] },
-          {
-            name: `${FLOOR} (${nodeName(stripping)})`,
-            command: ["sh", "-c", FLOOR_SCRIPT, stripping, COPY, CHAIN_OUT, input, RESULT],
-          },
-        ]),
-    { name: OBJCOPY, command: ["objcopy", input, OUT], missing: "package binutils" },
-    { name: "llvm-objcopy", command: ["llvm-objcopy", input, OUT], missing: "package llvm" },
-    { name: "cp", command: ["cp", input, OUT] },
+interface Node {
+  /** "node 20.20.2" */
+  readonly name: string;
+  readonly program: string;
+}
+
+/** This node, and node 24 where "make runtimes" has got it. */
+function nodes(): Node[] {
+  const other = path.join(TOP, "build/runtimes/node_modules/node24/bin/node");
+  return [process.execPath, other]
+    .filter((program) => fs.existsSync(program))
+    .map((program) => ({ name: `node ${runQuietly([program, "-p", "process.versions.node"])}`, program }));
+}
+
+const idle = ({ program }: Node): Words => [program, IDLE];
+const mbEfi = ({ program }: Node, input: string): Words => [program, TOOL, input, OUT];
+
+/** Prints a table of everything that takes this file. @returns what it found, by the names in the table */
+function sideBySide(input: string, runs: number, io: Io): Map<string, Measured> {
+  const all: [string, Words][] = [
+    ["objcopy", ["objcopy", input, OUT]],
+    ...nodes().flatMap((node): [string, Words][] => [
+      [`mb-efi, ${node.name}`, mbEfi(node, input)],
+      [`idle ${node.name}`, idle(node)],
+    ]),
+    ["llvm-objcopy", ["llvm-objcopy", input, OUT]],
+    ["cp", ["cp", input, OUT]],
   ];
+  const usable = all.filter(([name, command]) => name !== "llvm-objcopy" || takes(command, io));
+  const times = medianTimes(
+    usable.map(([, command]) => command),
+    runs,
+  );
+  const [unit = 0] = times;
+  io.stdout(`  ${"".padEnd(24)}${"median".padStart(9)}${"of objcopy's".padStart(15)}${"memory".padStart(13)}\n`);
+  return new Map(
+    usable.map(([name, command], i) => {
+      const found = { time: times[i] ?? 0, ...memoryAndOutput(command) };
+      const shares = `${(found.time / unit).toFixed(2).padStart(15)}${mib(found.memory).padStart(13)}`;
+      io.stdout(`  ${name.padEnd(24)}${ms(found.time).padStart(9)}${shares}\n`);
+      return [name, found];
+    }),
+  );
 }
 
-/** Those that are there and can take the input; for the others a line that says why not. */
-function usable(all: readonly Candidate[], io: Io): Candidate[] {
-  return all.filter(({ name, command, missing }) => {
-    const [program = ""] = command;
-    if (programPath(program) === undefined) {
-      io.stdout(`  skipped: ${name}: ${missing ?? `${program} not found`}\n`);
-      return false;
-    }
-    try {
-      freshOut();
-      runQuietly(command);
-      return true;
-    } catch (error) {
-      if (!(error instanceof ImageError) || missing === undefined) throw error;
-      io.stdout(`  skipped: ${name}: ${error.message}\n`);
-      return false;
-    }
-  });
-}
-
-/** The times of the first one whose name begins so. */
-function timesOf(all: ReadonlyMap<Candidate, Times>, name: string): Times | undefined {
-  return [...all].find(([candidate]) => candidate.name.startsWith(name))?.[1];
-}
-
-function table(all: ReadonlyMap<Candidate, Times>, io: Io): void {
-  const unit = median(timesOf(all, OBJCOPY) ?? []);
-  io.stdout(`  ${"".padEnd(44)}${"median".padStart(9)}${"least".padStart(9)}   median / objcopy's\n`);
-  for (const [{ name }, times] of all) {
-    const ratio = timesOf(all, OBJCOPY) === undefined ? "" : (median(times) / unit).toFixed(2);
-    io.stdout(`  ${name.padEnd(44)}${ms(median(times)).padStart(9)}${ms(times[0] ?? 0).padStart(9)}   ${ratio}\n`);
+/** llvm-objcopy may be missing, and refuses some of Debian's images. */
+function takes(command: Words, io: Io): boolean {
+  try {
+    runQuietly(command);
+    return true;
+  } catch (error) {
+    if (!(error instanceof ImageError)) throw error;
+    io.stdout(`  skipped: ${error.message}\n`);
+    return false;
   }
 }
 
-const ratio = (value: number): string => `${value.toFixed(2)}`;
-
-function sideBySide(input: string, runs: number, io: Io): ReadonlyMap<Candidate, Times> {
-  runQuietly([process.execPath, TOOL, input, RESULT]);
-  const all = alternate(usable(candidates(input, strippingNode()), io), runs, freshOut);
-  table(all, io);
-  return all;
-}
-
-// ---- the work without process start
-
-/** Runs bench-work in new processes. @returns for each, its times, the first ones being those of a new process */
-function works(input: string, runs: number, again: number): Work[][] {
-  const child = [process.execPath, WORK, input, OUT];
-  return Array.from({ length: runs }, () => JSON.parse(runQuietly([...child, String(again)])) as Work[]);
-}
-
-function medians(works: readonly Work[]): Work {
-  const of = (part: 0 | 1 | 2): number => median(works.map((work) => work[part]).sort((a, b) => a - b));
-  return [of(0), of(1), of(2)];
-}
-
-/** @returns milliseconds of reading, working and writing in a new process */
-function workAlone(input: string, runs: number, io: Io): number {
-  const all = works(input, runs, 10);
-  const kinds = [
-    ["in a new process", all.flatMap((times) => times.slice(0, 1))],
-    ["when warm", all.flatMap((times) => times.slice(-3))],
-  ] as const;
-  let total = 0;
-  for (const [name, times] of kinds) {
-    const [read, work, write] = medians(times);
-    io.stdout(`  ${name.padEnd(18)}reading ${ms(read)}, steps and verify ${ms(work)}, writing ${ms(write)}\n`);
-    io.stdout(
-      target("steps and verify / reading and writing", work / (read + write), 2, ratio) +
-        target("all of it / reading and writing", (read + work + write) / (read + write), 2, ratio),
-    );
-    if (total === 0) total = read + work + write;
-  }
-  return total;
-}
-
-// ---- more debug information
-
-/** The build with its debug information repeated, as a larger program would have it. */
-function withMoreDebug(input: string, times: number, io: Io): string {
-  const image = parseImage(readInput(input, io));
-  let end = 0;
-  const sections = image.sections.map((section) => {
-    const start = end === 0 ? section.header.virtualAddress : roundUp(end, 16);
-    if (!section.name.startsWith(".debug_")) return section;
-    const data = new Uint8Array(section.data.length * times);
-    for (let at = 0; at < data.length; at += section.data.length) data.set(section.data, at);
-    end = start + data.length;
-    return withHeader(section, { virtualAddress: start, virtualSize: data.length }, data);
-  });
-  const sizeOfImage = roundUp(Math.max(end, image.optional.sizeOfImage), image.optional.sectionAlignment);
-  const larger = { ...image, sections, optional: { ...image.optional, sizeOfImage } };
-  const file = path.join(FOLDER, `debug-${times}.efi`);
-  writeOutput(file, serializeImage(layOutPacked(larger, loadSpan(larger, "bench"), "bench")), io);
+/** The large build with so many more bytes behind it that the file is LARGER times as long. */
+function largerFile(): string {
+  const input = fs.readFileSync(LARGE);
+  const data = Buffer.concat(Array.from({ length: LARGER - 1 }, () => input));
+  const file = path.join(FOLDER, "larger.efi");
+  fs.writeFileSync(file, serializeImage(addSections(parseImage(input), [{ name: ".more", data }])));
   return file;
 }
 
-function linear(runs: number, io: Io): void {
-  const points = [1, 4, 16].map((times) => {
-    const file = withMoreDebug(LARGE, times, io);
-    const [read, work, write] = medians(works(file, runs, 1).flat());
-    const megabytes = fs.statSync(file).size / 1e6;
-    fs.rmSync(file);
-    return { times, megabytes, read, work, write };
-  });
-  const [first] = points;
-  for (const { times, megabytes, read, work, write } of points) {
-    const step =
-      first === undefined || times === 1
-        ? ""
-        : `, of the steps and verify ${ms((work - first.work) / (megabytes - first.megabytes))} for each further MB`;
-    io.stdout(
-      `  ${`${times}×`.padStart(3)}  ${megabytes.toFixed(0).padStart(4)} MB: reading ${ms(read)}, steps and verify ${ms(work)}, writing ${ms(write)}${step}\n`,
-    );
-  }
+const ms = (time: number): string => `${time.toFixed(0)} ms`;
+const mib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+
+/** Where a target is met or not. */
+export function verdict(what: string, found: number, most: number, show = (n: number) => n.toFixed(2)): string {
+  const word = found <= most ? "met" : "missed";
+  return `  ${word}: ${what}: ${show(found)}, needed at most ${show(most)}\n`;
 }
 
-// ---- memory, disk
-
-function memory(input: string, io: Io): void {
-  const time = programPath("time");
-  if (time === undefined) return void io.stdout("  skipped: time not found (package time)\n");
-  const node = process.execPath;
-  const own = peakMemory(time, [node, IDLE], freshOut) * 1024;
-  const tools = [OBJCOPY, "llvm-objcopy"].filter((tool) => programPath(tool) !== undefined);
-  for (const tool of tools) {
-    io.stdout(`  ${tool.padEnd(18)}${mib(peakMemory(time, [tool, input, OUT], freshOut) * 1024).padStart(10)}\n`);
-  }
-  const peak = peakMemory(time, [node, TOOL, input, OUT], freshOut) * 1024;
-  io.stdout(`  ${IDLE_NODE.padEnd(18)}${mib(own).padStart(10)}\n  ${DIST.padEnd(18)}${mib(peak).padStart(10)}\n`);
-  const most = own + fs.statSync(input).size + 1.2 * fs.statSync(OUT).size;
-  io.stdout(target("idle node + input + 1.2 × output", peak, most, mib));
-}
-
-function disk(input: string, io: Io): void {
-  freshOut();
-  runQuietly([process.execPath, TOOL, input, OUT]);
-  const [size, used] = [fs.statSync(OUT).size, diskUse(OUT)];
-  io.stdout(`  ${size} bytes, which take ${used} of the disk; xen.efi has ${fs.statSync(input).size} bytes\n`);
-}
-
-// ---- the command
-
-function requireInputs(): void {
-  if (!fs.existsSync(TOOL)) throw new ImageError(`Cannot measure: ${TOOL} is missing, make dist makes it`);
-  for (const file of [LARGE, SMALL]) {
-    if (!fs.existsSync(file)) throw new ImageError(`Cannot measure: ${file} is missing, make fetch-xen gets it`);
-  }
+function judge(node: Node, all: ReadonlyMap<string, Measured>, larger: number, io: Io): void {
+  const of = (name: string): Measured => all.get(name) ?? { time: 0, memory: 0, output: 0 };
+  const [own, tool] = [of(`idle ${node.name}`), of(`mb-efi, ${node.name}`)];
+  const most = MOST_TIME[/\d+/.exec(node.name)?.[0] ?? ""];
+  if (most !== undefined) io.stdout(verdict(`${node.name}: time / objcopy's`, tool.time / of("objcopy").time, most));
+  const room = own.memory + fs.statSync(LARGE).size + MOST_OUTPUTS * tool.output;
+  io.stdout(verdict(`${node.name}: memory, idle node + input + ${MOST_OUTPUTS} × output`, tool.memory, room, mib));
+  const growth = (larger - own.time) / (tool.time - own.time);
+  io.stdout(verdict(`${node.name}: time for ${LARGER} times the bytes / time, without node's start`, growth, LARGER));
 }
 
 function measure(runs: number, io: Io): void {
-  const head = (text: string): void => io.stdout(`\n${text}\n`);
-  const busy = os.loadavg()[0] ?? 0;
-  io.stdout(`${os.cpus()[0]?.model.trim()}, ${os.cpus().length} cores; ${runs} runs of each, alternating\n`);
-  if (busy > 0.5) {
-    io.stdout(`warning: other programs keep ${busy.toFixed(1)} cores busy, which makes everything slower, node most\n`);
-  }
-  head("Xen 4.20.4+63, 29 MB");
+  const cores = os.cpus();
+  const load = (os.loadavg()[0] ?? 0).toFixed(1);
+  io.stdout(`${cores[0]?.model.trim()}, ${cores.length} cores, load ${load}; ${runs} runs of each\n`);
+  io.stdout("\nXen 4.17.7+13, 2.8 MB\n");
+  sideBySide(SMALL, runs, io);
+  io.stdout("\nXen 4.20.4+63, 29 MB\n");
   const large = sideBySide(LARGE, runs, io);
-  const at = (all: ReadonlyMap<Candidate, Times>, name: string): number => median(timesOf(all, name) ?? []);
-  if (timesOf(large, OBJCOPY) !== undefined) {
-    io.stdout(target("dist / objcopy", at(large, DIST) / at(large, OBJCOPY), 0.75, ratio));
-  }
-  head("Xen 4.17.7+13, 2.8 MB");
-  const small = sideBySide(SMALL, runs, io);
-  io.stdout(target("dist - idle node", at(small, DIST) - at(small, IDLE_NODE), 60, ms));
-  head("The work alone, without process start (4.20.4+63)");
-  const work = workAlone(LARGE, Math.min(runs, 9), io);
-  if (timesOf(large, CHAIN) !== undefined) {
-    io.stdout(
-      target("four-process chain: 5 × idle node + the work", at(large, CHAIN), 5 * at(large, "idle (") + work, ms),
-    );
-    io.stdout(`  reading and writing its files alone, in four processes, takes ${ms(at(large, FLOOR))}\n`);
-  }
-  head("Peak memory (4.20.4+63)");
-  memory(LARGE, io);
-  head("1×, 4× and 16× the debug information (4.20.4+63), in a new process, without its start");
-  linear(Math.min(runs, 5), io);
-  head("On disk (4.17.7+13)");
-  disk(SMALL, io);
+  const file = largerFile();
+  const times = medianTimes(
+    nodes().map((node) => mbEfi(node, file)),
+    runs,
+  );
+  io.stdout("\nTargets, for 4.20.4+63\n");
+  for (const [i, node] of nodes().entries()) judge(node, large, times[i] ?? 0, io);
 }
 
 export const command: Command = {
   usage: USAGE,
   options: { runs: { type: "string" } },
   positionals: [],
-  async run(_positionals, values, io) {
+  run(_positionals, values, io) {
     const runs = Number(values.runs ?? 15);
-    if (!Number.isInteger(runs) || runs < 1 || runs > 1000) {
-      throw new UsageError(`--runs is '${values.runs}', needed a number from 1 to 1000`);
-    }
-    requireInputs();
-    // The Makefile sets it, and will again for the chain; whoever runs mb-efi has none.
-    delete process.env.NODE_COMPILE_CACHE;
+    if (!Number.isInteger(runs) || runs < 2 || runs > 1000)
+      throw new UsageError(`--runs is '${values.runs}', needed a number from 2 to 1000`);
+    for (const [file, target] of [
+      [TOOL, "dist"],
+      [LARGE, "fetch-xen"],
+      [SMALL, "fetch-xen"],
+    ] as const)
+      if (!fs.existsSync(file)) throw new ImageError(`Cannot measure: ${file} is missing, make ${target} gets it`);
     fs.mkdirSync(FOLDER, { recursive: true });
     fs.writeFileSync(IDLE, "");
-    fs.writeFileSync(COPY, COPY_TEXT);
-    fs.writeFileSync(WORK, await bundle(path.join(SCRIPTS, "dev/bench/work.ts")));
     try {
       measure(runs, io);
     } finally {
