@@ -209,7 +209,7 @@ runtimes: ## other node majors and Deno, for make test, to build/runtimes
 	npm install --prefix build/runtimes --no-audit --no-fund --loglevel=error node22@npm:node@22 node24@npm:node@24 deno@2
 
 .PHONY: bench
-bench: dist | $(RUNTIME) ## mb-efi beside objcopy, llvm-objcopy and cp: time, memory, disk (RUNS=N; binutils, llvm, time)
+bench: dist | $(RUNTIME) ## mb-efi beside objcopy, llvm-objcopy and cp: time, memory (RUNS=N; binutils, hyperfine, llvm, time)
 	@$(TS) scripts/dev/bench.ts $(if $(RUNS),--runs $(RUNS))
 
 .PHONY: fuzz
