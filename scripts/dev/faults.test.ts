@@ -10,15 +10,14 @@ import { tmpdir } from "node:os";
 import * as path from "node:path";
 import process from "node:process";
 import { setTimeout as sleep } from "node:timers/promises";
-import { buildSync } from "esbuild";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { realIo, writeOutput } from "../cli/cli.ts";
+import { bundle } from "./dist.ts";
 import { Random } from "./fuzz/random.ts";
-import { TOP } from "./places.ts";
+import { MINI_XEN } from "./places.ts";
 import { mbEfi } from "../mb-efi.ts";
 
-const INPUT = path.join(TOP, "samples/mini-xen/mini-xen.efi");
 const OLD = "the old file\n";
 const KILLS = 32;
 const AT_ONCE = 4;
@@ -41,40 +40,8 @@ function target(root: string, name: string): string {
   return out;
 }
 
-/** The scripts as JavaScript, which starts ten times as fast: most of this test's time would go into tsx. */
-const PROGRAMS = fs.mkdtempSync(path.join(tmpdir(), "faults-scripts-"));
-
-function compileScripts(): void {
-  const entryPoints = [
-    "scripts",
-    "scripts/cli",
-    "scripts/pe",
-    "scripts/tables",
-    "scripts/xen",
-    "scripts/judge",
-    "scripts/loaders",
-    "scripts/show",
-    "scripts/tree",
-  ].flatMap((directory) =>
-    fs
-      .readdirSync(path.join(TOP, directory))
-      .filter((name) => /^(?!.*\.test\.ts$).*\.ts$/.test(name))
-      .map((name) => path.join(TOP, directory, name)),
-  );
-  buildSync({
-    entryPoints,
-    outdir: PROGRAMS,
-    outbase: path.join(TOP, "scripts"),
-    format: "esm",
-    target: "node20",
-    outExtension: { ".js": ".mjs" },
-  });
-  for (const file of fs.readdirSync(PROGRAMS, { recursive: true, encoding: "utf8" })) {
-    const full = path.join(PROGRAMS, file);
-    if (file.endsWith(".mjs"))
-      fs.writeFileSync(full, fs.readFileSync(full, "utf8").replace(/(from|import) "(\.[^"]*)\.ts"/g, '$1 "$2.mjs"'));
-  }
-}
+/** mb-efi as one file of JavaScript, which starts ten times as fast: most of this test's time would go into tsx. */
+const PROGRAM = path.join(fs.mkdtempSync(path.join(tmpdir(), "faults-program-")), "mb-efi.mjs");
 
 interface Ended {
   readonly status: number | null;
@@ -83,7 +50,7 @@ interface Ended {
 }
 
 function start(out: string): { child: ReturnType<typeof spawn>; ended: Promise<Ended> } {
-  const child = spawn(process.execPath, [path.join(PROGRAMS, "mb-efi.mjs"), INPUT, out], {
+  const child = spawn(process.execPath, [PROGRAM, MINI_XEN, out], {
     stdio: ["ignore", "ignore", "pipe"],
   });
   let err = "";
@@ -116,14 +83,14 @@ async function appearance(directory: string, ended: Promise<unknown>): Promise<v
 
 const faults = suite<Place>("faults");
 
-faults.before((context) => {
+faults.before(async (context) => {
   const root = fs.mkdtempSync(path.join(tmpdir(), "faults-test-"));
-  compileScripts();
-  const bytes = mbEfi(fs.readFileSync(INPUT), { keep: false, stripSignature: false });
+  fs.writeFileSync(PROGRAM, await bundle());
+  const bytes = mbEfi(fs.readFileSync(MINI_XEN), { keep: false, stripSignature: false });
   Object.assign(context, { root, oldDigest: sha256(OLD), newDigest: sha256(bytes) });
 });
 faults.after(({ root }) => {
-  for (const directory of [root, PROGRAMS]) fs.rmSync(directory, { recursive: true, force: true });
+  for (const directory of [root, path.dirname(PROGRAM)]) fs.rmSync(directory, { recursive: true, force: true });
 });
 
 faults(
