@@ -13,7 +13,6 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import process from "node:process";
 import * as readline from "node:readline";
-import { fileURLToPath } from "node:url";
 import { runIfMain, showProgress } from "../cli/cli.ts";
 import type { Command, Io, Values } from "../cli/cli.ts";
 import { UsageError } from "../cli/errors.ts";
@@ -21,6 +20,7 @@ import { crashName, crashText } from "./fuzz/crash.ts";
 import { Fuzzer } from "./fuzz/run.ts";
 import type { Found, Totals } from "./fuzz/run.ts";
 import type { Message } from "./fuzz/worker.ts";
+import { SAMPLES, SCRIPTS } from "./places.ts";
 
 const USAGE = `Usage: fuzz.ts [--seconds N] [--count N] [--seed N] [--from N]
 
@@ -35,13 +35,12 @@ Runs all scripts' functions on images that are broken at random, until time or n
 Exit status: 0 nothing found, 1 something found and kept in samples/crash, 2 wrong usage.
 `;
 
-const CRASHES = fileURLToPath(new URL("../../samples/crash/", import.meta.url));
-const WORKER = fileURLToPath(new URL("./fuzz/worker.ts", import.meta.url));
+const CRASHES = path.join(SAMPLES, "crash");
+const WORKER = path.join(SCRIPTS, "dev/fuzz/worker.ts");
 const DEFAULT_SECONDS = 60;
-/** Images that the worker judges before it says how far it is; and before the user is told. */
-const BLOCK = 32;
-const PROGRESS = 64 * BLOCK;
-/** A block that takes so long hangs; what is only slow, the worker finds by itself. */
+/** Images between two words to the user. */
+const PROGRESS = 2048;
+/** An image that takes so long hangs; one that is only slow, the worker finds by itself. */
 const HANG_MILLISECONDS = 60_000;
 /** Different findings after which a run ends: there is enough to do then. */
 const MOST_FINDINGS = 20;
@@ -52,72 +51,58 @@ interface Run {
   readonly deadline: number;
   readonly io: Io;
   readonly totals: Totals;
-  /** Image numbers by kind of finding. */
-  readonly kinds: Map<string, number>;
+  readonly kinds: Set<string>;
 }
 
-/**
- * A process that judges images; it is killed when it hangs.
- * @param every images per line of progress: with 1, the one that hangs is known
- * @returns the number to go on with: `to` unless it hung
- */
-async function runWorker(run: Run, from: number, every: number): Promise<number> {
-  const args = [run.seed, from, run.to, run.deadline, every].map(String);
+/** A process judges images, and is killed when it hangs. @returns the image number to go on with */
+async function runWorker(run: Run, from: number): Promise<number> {
+  const args = [run.seed, from, run.to, run.deadline].map(String);
   const worker = spawn(process.execPath, [...process.execArgv, WORKER, ...args], {
     stdio: ["ignore", "pipe", "inherit"],
   });
   const ended = new Promise<number | null>((resolve) => worker.once("close", resolve));
-  let [at, complete, hangs] = [from, false, false];
-  const kill = (): void => {
+  let totals: Totals = { images: 0, steps: 0, verified: 0 };
+  let hangs = false;
+  const timer = setTimeout(() => {
     hangs = true;
     worker.kill("SIGKILL");
-  };
-  let timer = setTimeout(kill, HANG_MILLISECONDS);
+  }, HANG_MILLISECONDS);
   for await (const line of readline.createInterface({ input: worker.stdout })) {
+    timer.refresh();
     const message = JSON.parse(line) as Message;
-    if ("at" in message) {
-      at = message.at;
-      clearTimeout(timer);
-      timer = setTimeout(kill, HANG_MILLISECONDS);
-      if ((at - from) % PROGRESS === 0) showProgress(`image ${at}, ${run.kinds.size} findings`, run.io);
-    } else if ("found" in message) {
+    if ("found" in message) {
       const { hex, ...rest } = message.found;
       keep(run, { ...rest, bytes: Buffer.from(hex, "hex") });
       if (run.kinds.size >= MOST_FINDINGS) worker.kill("SIGKILL");
     } else {
-      complete = true;
-      for (const key of ["images", "steps", "verified"] as const) run.totals[key] += message.totals[key];
+      totals = message.totals;
+      if (totals.images % PROGRESS === 0)
+        showProgress(`image ${from + totals.images}, ${run.kinds.size} findings`, run.io);
     }
   }
   clearTimeout(timer);
   const status = await ended;
-  if (complete || run.kinds.size >= MOST_FINDINGS) return run.to;
-  if (!hangs) throw new Error(`the worker ended with status ${status} behind image ${at}`);
-  if (every !== 1) return await runWorker(run, at, 1);
+  for (const key of ["images", "steps", "verified"] as const) run.totals[key] += totals[key];
+  const at = from + totals.images;
+  if (status === 0 || run.kinds.size >= MOST_FINDINGS) return run.to;
+  if (!hangs) throw new Error(`the worker ended with status ${status} at image ${at}`);
   const { base, bytes } = new Fuzzer(run.seed).image(at);
   keep(run, { index: at, base, kind: "hang", message: `hangs for more than ${HANG_MILLISECONDS} ms`, bytes });
-  run.totals.images += at + 1 - from;
+  run.totals.images++;
   return at + 1;
 }
 
 /** The first of each kind is shown and kept. */
-function keep(run: Run, found: Found): void {
-  if (run.kinds.has(found.kind)) return;
-  run.kinds.set(found.kind, found.index);
-  const name = crashName(found.bytes);
-  const how = `fuzz.ts --seed ${run.seed} --from ${found.index} --count 1, from ${found.base}`;
-  const why = `${found.message}\nFound by ${how}.`;
+function keep(run: Run, { kind, index, base, message, bytes }: Found): void {
+  if (run.kinds.has(kind)) return;
+  run.kinds.add(kind);
+  const name = crashName(bytes);
+  const why = `${message}\nFound by fuzz.ts --seed ${run.seed} --from ${index} --count 1, from ${base}.`;
+  const lines = why.split("\n").map((line) => line.replace(/[^ -~]/g, "?").slice(0, 300));
   fs.mkdirSync(CRASHES, { recursive: true });
-  fs.writeFileSync(path.join(CRASHES, name), crashText(found.bytes, oneLineEach(why)));
+  fs.writeFileSync(path.join(CRASHES, name), crashText(bytes, lines.join("\n")));
   showProgress("", run.io);
-  run.io.stdout(`image ${found.index}, from ${found.base}: ${found.message}\n  kept as samples/crash/${name}\n`);
-}
-
-function oneLineEach(text: string): string {
-  return text
-    .split("\n")
-    .map((line) => line.replace(/[^ -~]/g, "?").slice(0, 300))
-    .join("\n");
+  run.io.stdout(`image ${index}, from ${base}: ${message}\n  kept as samples/crash/${name}\n`);
 }
 
 function numberOption(values: Values, name: string): number | undefined {
@@ -150,10 +135,10 @@ export const command: Command = {
       deadline: Math.min(start + 1000 * seconds, Number.MAX_SAFE_INTEGER),
       io,
       totals: { images: 0, steps: 0, verified: 0 },
-      kinds: new Map(),
+      kinds: new Set(),
     };
     io.stdout(`seed ${seed}\n`);
-    while (from < to && Date.now() < run.deadline) from = await runWorker(run, from, BLOCK);
+    while (from < to && Date.now() < run.deadline) from = await runWorker(run, from);
     showProgress("", io);
     const { images, steps, verified } = run.totals;
     const took = Math.round((Date.now() - start) / 1000);
