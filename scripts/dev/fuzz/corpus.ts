@@ -4,15 +4,16 @@
 
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { fileURLToPath } from "node:url";
 import { alignSections } from "../../align-sections.ts";
-import { makeSample } from "../sample/text.ts";
 import { emitHeader } from "../../emit-header.ts";
 import { parseImage, serializeImage } from "../../pe/image.ts";
+import type { Image } from "../../pe/image.ts";
 import { stripSignature } from "../../pe/transform.ts";
 import { relocateReloc } from "../../relocate-reloc.ts";
+import { SAMPLES } from "../places.ts";
+import { makeSample } from "../sample/text.ts";
 
-const SAMPLES = fileURLToPath(new URL("../../../samples/fuzz/", import.meta.url));
+const FOLDER = path.join(SAMPLES, "fuzz");
 
 export interface Base {
   /** "micro", or "micro, aligned": the sample and the last step. */
@@ -22,30 +23,22 @@ export interface Base {
 
 /** All of them, always in the same order. */
 export function corpus(): Base[] {
-  const files = fs
-    .readdirSync(SAMPLES)
-    .filter((file) => file.endsWith(".pe.txt"))
-    .sort();
-  if (files.length === 0) throw new Error(`no samples in ${SAMPLES}`);
-  return files.flatMap((file) => stages(path.basename(file, ".pe.txt"), sample(file)));
-}
-
-function sample(file: string): Uint8Array {
-  const read = (name: string): string => fs.readFileSync(path.join(SAMPLES, name), "utf8");
-  return makeSample(read(file), read);
+  const read = (name: string): string => fs.readFileSync(path.join(FOLDER, name), "utf8");
+  const files = fs.readdirSync(FOLDER).filter((file) => file.endsWith(".pe.txt"));
+  return files.sort().flatMap((file) => stages(path.basename(file, ".pe.txt"), makeSample(read(file), read)));
 }
 
 function stages(name: string, bytes: Uint8Array): Base[] {
   const unsigned = stripSignature(bytes);
-  const relocated = serializeImage(relocateReloc(parseImage(unsigned), false));
-  const kept = serializeImage(relocateReloc(parseImage(unsigned), true));
-  const aligned = serializeImage(alignSections(parseImage(relocated)));
-  const withHeaders = serializeImage(emitHeader(parseImage(aligned)));
+  const then = (step: (image: Image) => Image, input: Uint8Array): Uint8Array =>
+    serializeImage(step(parseImage(input)));
+  const relocated = then((image) => relocateReloc(image, false), unsigned);
+  const aligned = then(alignSections, relocated);
   return [
     { name, bytes },
     { name: `${name}, relocated`, bytes: relocated },
-    { name: `${name}, kept`, bytes: kept },
+    { name: `${name}, kept`, bytes: then((image) => relocateReloc(image, true), unsigned) },
     { name: `${name}, aligned`, bytes: aligned },
-    { name: `${name}, with headers`, bytes: withHeaders },
+    { name: `${name}, with headers`, bytes: then(emitHeader, aligned) },
   ];
 }

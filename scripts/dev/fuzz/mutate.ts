@@ -3,32 +3,14 @@
 // do. Random bytes alone hardly ever get past the first check.
 
 import { Buffer } from "node:buffer";
-import type { Random } from "./random.ts";
 import { parseImage, roundUp, sectionAt } from "../../pe/image.ts";
 import type { Image } from "../../pe/image.ts";
 import { readStructure, viewOf } from "../../tables/fields.ts";
 import type { Row, Structure } from "../../tables/fields.ts";
-import {
-  MB1_ADDRESS_HEADER,
-  MB1_AOUT_KLUDGE,
-  MB1_HEADER,
-  MB2_ADDRESS_TAG,
-  MB2_HEADER,
-  MB2_RELOCATABLE_TAG,
-  MB2_TAG,
-} from "../../tables/multiboot.ts";
-import {
-  COFF_HEADER,
-  DATA_DIRECTORY,
-  DEBUG_DIRECTORY_ENTRY,
-  DIRECTORY_BASE_RELOCATION,
-  DIRECTORY_DEBUG,
-  OPTIONAL_HEADER,
-  SECTION_HEADER,
-  SIGNATURE_SIZE,
-  SYMBOL,
-} from "../../tables/pe.ts";
+import * as mb from "../../tables/multiboot.ts";
+import * as pe from "../../tables/pe.ts";
 import { findMultiboot1, findMultiboot2 } from "../../xen/multiboot.ts";
+import type { Random } from "./random.ts";
 
 /** A number in a file. */
 interface Spot {
@@ -64,25 +46,25 @@ const MOST_EXTRA = 256;
 /** Looks through an image that can be read. */
 export function target(bytes: Uint8Array): Target {
   const image = parseImage(bytes);
-  const coffAt = image.lfanew + SIGNATURE_SIZE;
-  const optionalAt = coffAt + COFF_HEADER.size;
-  const directoriesAt = optionalAt + OPTIONAL_HEADER.size;
-  const tableAt = directoriesAt + image.directories.length * DATA_DIRECTORY.size;
-  const sectionHeaders = image.sections.map((_, i) => tableAt + i * SECTION_HEADER.size);
+  const coffAt = image.lfanew + pe.SIGNATURE_SIZE;
+  const optionalAt = coffAt + pe.COFF_HEADER.size;
+  const directoriesAt = optionalAt + pe.OPTIONAL_HEADER.size;
+  const tableAt = directoriesAt + image.directories.length * pe.DATA_DIRECTORY.size;
+  const sectionHeaders = image.sections.map((_, i) => tableAt + i * pe.SECTION_HEADER.size);
   const multiboot = multibootSpots(bytes);
   const groups = [
     [LFANEW],
-    spots(COFF_HEADER, coffAt),
-    spots(OPTIONAL_HEADER, optionalAt),
-    spots(DATA_DIRECTORY, directoriesAt, image.directories.length),
+    spots(pe.COFF_HEADER, coffAt),
+    spots(pe.OPTIONAL_HEADER, optionalAt),
+    spots(pe.DATA_DIRECTORY, directoriesAt, image.directories.length),
     // The directories that mean something to somebody here.
-    [4, 5, 6].flatMap((i) => spots(DATA_DIRECTORY, directoriesAt + i * DATA_DIRECTORY.size)),
-    sectionHeaders.flatMap((at) => spots(SECTION_HEADER, at)),
-    sectionHeaders.flatMap((at) => spots(SECTION_HEADER, at)),
-    spots(SYMBOL, image.coff.pointerToSymbolTable, Math.min(40, image.symbols.length / SYMBOL.size)),
+    [4, 5, 6].flatMap((i) => spots(pe.DATA_DIRECTORY, directoriesAt + i * pe.DATA_DIRECTORY.size)),
+    sectionHeaders.flatMap((at) => spots(pe.SECTION_HEADER, at)),
+    sectionHeaders.flatMap((at) => spots(pe.SECTION_HEADER, at)),
+    spots(pe.SYMBOL, image.coff.pointerToSymbolTable, Math.min(40, image.symbols.length / pe.SYMBOL.size)),
     image.strings.length === 0
       ? []
-      : [{ at: image.coff.pointerToSymbolTable + image.symbols.length, width: 4 as const }],
+      : [{ at: image.coff.pointerToSymbolTable + image.symbols.length, width: 4 } as const],
     debugSpots(image),
     relocationSpots(image),
     relocationSpots(image),
@@ -104,22 +86,22 @@ function spots(structure: Structure<readonly Row[]>, at: number, count = 1): Spo
   return found;
 }
 
-function fileOffset(image: Image, rva: number): number | undefined {
-  const section = sectionAt(image, rva);
-  return section === undefined ? undefined : rva - section.header.virtualAddress + section.header.pointerToRawData;
+/** The file range of a data directory's table; an empty one where there is none. */
+function tableRange(image: Image, index: number): { start: number; size: number } {
+  const { virtualAddress = 0, size = 0 } = image.directories[index] ?? {};
+  const { header } = sectionAt(image, virtualAddress) ?? {};
+  if (header === undefined) return { start: 0, size: 0 };
+  return { start: virtualAddress - header.virtualAddress + header.pointerToRawData, size };
 }
 
 function debugSpots(image: Image): Spot[] {
-  const { virtualAddress = 0, size = 0 } = image.directories[DIRECTORY_DEBUG] ?? {};
-  const at = fileOffset(image, virtualAddress);
-  return at === undefined ? [] : spots(DEBUG_DIRECTORY_ENTRY, at, Math.floor(size / DEBUG_DIRECTORY_ENTRY.size));
+  const { start, size } = tableRange(image, pe.DIRECTORY_DEBUG);
+  return spots(pe.DEBUG_DIRECTORY_ENTRY, start, Math.floor(size / pe.DEBUG_DIRECTORY_ENTRY.size));
 }
 
 /** Page and size of each block, and the entries. */
 function relocationSpots(image: Image): Spot[] {
-  const { virtualAddress = 0, size = 0 } = image.directories[DIRECTORY_BASE_RELOCATION] ?? {};
-  const start = fileOffset(image, virtualAddress);
-  if (start === undefined) return [];
+  const { start, size } = tableRange(image, pe.DIRECTORY_BASE_RELOCATION);
   const view = viewOf(image.background);
   const found: Spot[] = [];
   for (let at = start; at < start + size;) {
@@ -136,19 +118,18 @@ function multibootSpots(bytes: Uint8Array): { fields: Spot[]; checksums: { at: n
   const checksums: { at: number; words: number }[] = [];
   const one = findMultiboot1(bytes);
   if (one !== undefined) {
-    const long = (readStructure(MB1_HEADER, bytes, one).flags & MB1_AOUT_KLUDGE) !== 0;
-    fields.push(...spots(long ? MB1_ADDRESS_HEADER : MB1_HEADER, one));
+    const long = (readStructure(mb.MB1_HEADER, bytes, one).flags & mb.MB1_AOUT_KLUDGE) !== 0;
+    fields.push(...spots(long ? mb.MB1_ADDRESS_HEADER : mb.MB1_HEADER, one));
     checksums.push({ at: one, words: 2 });
   }
   const two = findMultiboot2(bytes);
   if (two !== undefined) {
-    const end = two + readStructure(MB2_HEADER, bytes, two).headerLength;
-    fields.push(...spots(MB2_HEADER, two));
-    for (let at = two + MB2_HEADER.size; at < end;) {
-      const { size } = readStructure(MB2_TAG, bytes, at);
-      fields.push(...spots(MB2_TAG, at));
-      const structure = size === MB2_ADDRESS_TAG.size ? MB2_ADDRESS_TAG : MB2_RELOCATABLE_TAG;
-      fields.push(...spots(structure, at).filter((s) => s.at >= at + MB2_TAG.size && s.at + s.width <= at + size));
+    const end = two + readStructure(mb.MB2_HEADER, bytes, two).headerLength;
+    fields.push(...spots(mb.MB2_HEADER, two));
+    for (let at = two + mb.MB2_HEADER.size; at < end;) {
+      const { size } = readStructure(mb.MB2_TAG, bytes, at);
+      fields.push(...spots(mb.MB2_TAG, at));
+      for (let word = at + mb.MB2_TAG.size; word + 4 <= at + size; word += 4) fields.push({ at: word, width: 4 });
       at += roundUp(size, 8);
     }
     checksums.push({ at: two, words: 3 });
@@ -241,11 +222,11 @@ function changeBytes(bytes: Uint8Array, random: Random): void {
 function moveSectionHeaders(bytes: Uint8Array, headers: readonly number[], random: Random): void {
   if (headers.length === 0) return;
   const [a, b] = [random.pick(headers), random.pick(headers)];
-  if (Math.max(a, b) + SECTION_HEADER.size > bytes.length) return;
-  const [first, second] = [bytes.slice(a, a + SECTION_HEADER.size), bytes.slice(b, b + SECTION_HEADER.size)];
+  if (Math.max(a, b) + pe.SECTION_HEADER.size > bytes.length) return;
+  const [first, second] = [bytes.slice(a, a + pe.SECTION_HEADER.size), bytes.slice(b, b + pe.SECTION_HEADER.size)];
   const kind = random.below(3);
   if (kind === 2) {
-    const { at, width } = random.pick(spots(SECTION_HEADER, 0));
+    const { at, width } = random.pick(spots(pe.SECTION_HEADER, 0));
     return bytes.set(first.subarray(at, at + width), b + at);
   }
   if (kind === 0) bytes.set(second, a);
@@ -274,12 +255,12 @@ function resize(bytes: Uint8Array, random: Random): Uint8Array {
 function insertOrDelete(bytes: Uint8Array, random: Random): Uint8Array {
   const at = random.below(bytes.length);
   const size = 1 + random.below(64);
-  if (random.oneIn(2) && bytes.length > size + 64)
-    return concat(bytes.subarray(0, at), bytes.subarray(Math.min(at + size, bytes.length)));
-  return concat(bytes.subarray(0, at), new Uint8Array(size), bytes.subarray(at));
+  if (random.oneIn(2) && bytes.length > size + 64) return joined(bytes.subarray(0, at), bytes.subarray(at + size));
+  return joined(bytes.subarray(0, at), new Uint8Array(size), bytes.subarray(at));
 }
 
-function concat(...parts: readonly Uint8Array[]): Uint8Array {
+/** Not a Buffer, whose slice() shares its memory. */
+function joined(...parts: readonly Uint8Array[]): Uint8Array {
   return new Uint8Array(Buffer.concat(parts));
 }
 

@@ -49,7 +49,7 @@ const MOST_BYTES = 72 << 20;
 /** For one image, by all functions together. */
 const MOST_MILLISECONDS = 2000;
 /** What a text for people must not have in it: control characters, and what JavaScript makes of a mistake. */
-const ODD_TEXT = /[^\n -~…]|undefined|NaN|\[object|0x-/;
+const ODD_TEXT = /[^\n -~…]|undefined|NaN|Infinity|\[object|0x-/;
 /** Two per line of a section table is plenty; the longest texts are lists of fix-ups. */
 const MOST_TEXT = 4 << 20;
 
@@ -102,8 +102,7 @@ function judgeAll(bytes: Uint8Array, extent: Extent): Outcome {
     judgeSideSteps(image, chain.result, keep);
     if (chain.result === undefined) continue;
     const again = judgeChain(parseImage(new Uint8Array(unsigned)), keep, true).result;
-    if (again === undefined || Buffer.compare(again, chain.result) !== 0)
-      throw new Finding("not repeatable", "the same input gave another output");
+    same("not repeatable: the same input gave another output", again ?? new Uint8Array(0), chain.result);
   }
   return { steps, verified };
 }
@@ -217,128 +216,108 @@ function judgeLoaders(original: Uint8Array, result: Uint8Array): void {
 
 function judgeReaders(bytes: Uint8Array): void {
   attempt("authenticode", () => authenticodeDigests(bytes, authenticode(bytes)));
-  const text = attempt("inspect", () => inspectText(bytes));
-  if (text !== undefined && (text.length > MOST_TEXT || /[^\n -~]|undefined|NaN|\[object/.test(text))) {
-    const odd = text.split("\n").find((line) => /[^ -~]|undefined|NaN|\[object/.test(line));
-    throw new Finding("inspect's text", `${text.length} characters, or ${JSON.stringify(odd)}`);
-  }
-  const report = attempt("check-loaders", () => reportText(checkLoaders(bytes)));
-  if (report !== undefined && ODD_TEXT.test(report)) {
-    throw new Finding("check-loaders's text", JSON.stringify(report.split("\n").find((line) => ODD_TEXT.test(line))));
-  }
+  readable("inspect's text", attempt("inspect", () => inspectText(bytes)) ?? "");
+  readable("check-loaders's text", attempt("check-loaders", () => reportText(checkLoaders(bytes))) ?? "");
   attempt("verify with itself", () => oneLineEach(verify(bytes, bytes).violations));
+}
+
+function readable(what: string, text: string): void {
+  if (text.length > MOST_TEXT) throw new Finding(what, `${text.length} characters`);
+  const odd = text.split("\n").find((line) => ODD_TEXT.test(line));
+  if (odd !== undefined) throw new Finding(what, JSON.stringify(odd));
 }
 
 /** Reading and writing changes the checksum, if anything. */
 function judgeRoundTrip(image: Image, bytes: Uint8Array): void {
-  const written = attempt("serializeImage", () => serializeImage(image));
-  if (written === undefined) throw new Finding("round trip", "what was read cannot be written");
+  const written = must("what was read cannot be written", () => serializeImage(image));
   const again = serializeImage(parseImage(written));
-  if (Buffer.compare(written, again) !== 0) throw new Finding("round trip", "written twice, it differs");
-  if (written.length !== bytes.length)
-    throw new Finding("round trip", `${bytes.length} bytes became ${written.length}`);
+  same("written twice, it differs", written, again);
   const checkSumAt = image.lfanew + SIGNATURE_SIZE + COFF_HEADER.size + offsetOf(OPTIONAL_HEADER, "checkSum");
   again.set(bytes.subarray(checkSumAt, checkSumAt + 4), checkSumAt);
-  if (Buffer.compare(again, bytes) !== 0) throw new Finding("round trip", firstDifference(bytes, again));
+  same("round trip", bytes, again);
 }
 
 // ---- the steps
 
-interface Chain {
-  readonly steps: number;
-  readonly verified: number;
-  readonly result: Uint8Array | undefined;
+interface Chain extends Outcome {
+  /** The finished image. */
+  readonly result?: Uint8Array;
 }
 
-/** @param thorough also each step by itself, on its own output and on the finished image */
+/** The three steps, as mb-efi runs them, and verify. @param thorough whether each step's own output is looked at */
 function judgeChain(original: Image, keep: boolean, thorough: boolean): Chain {
-  const relocated = attempt("relocate-reloc", () => relocateReloc(original, keep));
-  if (relocated === undefined) return { steps: 0, verified: 0, result: undefined };
-  const first = thorough ? output("relocate-reloc", relocated, (again) => relocateReloc(again, keep)) : undefined;
-  if (relocated.fileSize !== original.fileSize)
-    throw new Finding("relocate-reloc's size", `${original.fileSize} bytes became ${relocated.fileSize}`);
-  const aligned = attempt("align-sections", () => alignSections(relocated));
-  if (aligned === undefined) return { steps: 1, verified: 0, result: undefined };
-  if (aligned.fileSize > MOST_BYTES)
-    throw new Finding("align-sections's output is too large", `${aligned.fileSize} bytes`);
-  const second = thorough ? output("align-sections", aligned, (again) => alignSections(again)) : undefined;
-  const withHeaders = attempt("emit-header", () => emitHeader(aligned));
-  if (withHeaders === undefined) return { steps: 2, verified: 0, result: undefined };
-  const result = output("emit-header", withHeaders, undefined);
-  if (first !== undefined) sameFromBytes("align-sections", first, alignSections, second);
-  if (second !== undefined) sameFromBytes("emit-header", second, emitHeader, result);
-  if (thorough) {
-    judgeFinished(result, keep);
-    judgeLoaders(original.background, result);
+  const steps = [
+    ["relocate-reloc", (image: Image) => relocateReloc(image, keep)],
+    ["align-sections", (image: Image) => alignSections(image)],
+  ] as const;
+  let image = original;
+  for (const [i, [name, step]] of steps.entries()) {
+    const next = attempt(name, () => step(image));
+    if (next === undefined) return { steps: i, verified: 0 };
+    if (thorough) judgeStep(name, step, image, next);
+    image = next;
   }
-  return { steps: 3, verified: judgeVerdict(original, result, keep), result };
+  const finished = attempt("emit-header", () => emitHeader(image));
+  if (finished === undefined) return { steps: steps.length, verified: 0 };
+  if (thorough) judgeStep("emit-header", emitHeader, image, finished);
+  const result = written("emit-header", finished);
+  if (thorough) judgeFinished(result, keep);
+  if (thorough) judgeLoaders(original.background, result);
+  return { steps: steps.length + 1, verified: judgeVerdict(original, result, keep), result };
 }
 
-/** A step's output is an image, and the step leaves it as it is. */
-function output(step: string, image: Image, again: ((image: Image) => Image) | undefined): Uint8Array {
-  const bytes = withFinding(`${step}'s output cannot be written`, () => serializeImage(image));
-  if (bytes.length > MOST_BYTES) throw new Finding(`${step}'s output is too large`, `${bytes.length} bytes`);
-  const read = withFinding(`${step}'s output cannot be read`, () => parseImage(bytes));
-  if (again === undefined) return bytes;
-  const second = withFinding(`${step} refuses its own output`, () => serializeImage(again(read)));
-  if (Buffer.compare(bytes, second) !== 0)
-    throw new Finding(`${step} changes its own output`, firstDifference(bytes, second));
-  return bytes;
-}
-
-/** One process for all steps, or one for each: the same bytes. */
-function sameFromBytes(
-  step: string,
-  input: Uint8Array,
-  transform: (image: Image) => Image,
-  expected: Uint8Array | undefined,
-): void {
-  const bytes = withFinding(`${step} refuses the bytes of what it took as an image`, () =>
-    serializeImage(transform(parseImage(input))),
+/** A step's output is an image, of which the step makes the same; and of bytes it makes what it makes of an Image. */
+function judgeStep(name: string, step: (image: Image) => Image, input: Image, output: Image): void {
+  const bytes = written(name, output);
+  if (name === "relocate-reloc" && output.fileSize !== input.fileSize)
+    throw new Finding("relocate-reloc's size", `${input.fileSize} bytes became ${output.fileSize}`);
+  const fromBytes = must(`${name} refuses the bytes of what it took as an image`, () =>
+    step(parseImage(serializeImage(input))),
   );
-  if (expected !== undefined && Buffer.compare(bytes, expected) !== 0)
-    throw new Finding(`${step} differs between image and bytes`, firstDifference(bytes, expected));
+  same(`${name} differs between image and bytes`, bytes, serializeImage(fromBytes));
+  // emit-header refuses its own output, which judgeFinished() looks at.
+  if (name !== "emit-header") judgeAgain(name, step, bytes);
+}
+
+/** A step leaves its own output as it is. */
+function judgeAgain(name: string, step: (image: Image) => Image, bytes: Uint8Array): void {
+  const again = must(`${name} refuses its own output`, () => serializeImage(step(parseImage(bytes))));
+  same(`${name} changes its own output`, bytes, again);
+}
+
+/** The bytes of a step's output, which can be written and read. */
+function written(name: string, image: Image): Uint8Array {
+  if (image.fileSize > MOST_BYTES) throw new Finding(`${name}'s output is too large`, `${image.fileSize} bytes`);
+  const bytes = must(`${name}'s output cannot be written`, () => serializeImage(image));
+  must(`${name}'s output cannot be read`, () => parseImage(bytes));
+  return bytes;
 }
 
 /** The finished image is refused, or left as it is, by every step. */
 function judgeFinished(result: Uint8Array, keep: boolean): void {
-  const relocated = attempt("relocate-reloc on the result", () =>
-    serializeImage(relocateReloc(parseImage(result), keep)),
-  );
-  const aligned = attempt("align-sections on the result", () => serializeImage(alignSections(parseImage(result))));
-  for (const bytes of [relocated, aligned]) {
-    if (bytes !== undefined && Buffer.compare(bytes, result) !== 0)
-      throw new Finding("a step changes the finished image", firstDifference(result, bytes));
+  for (const step of [(image: Image) => relocateReloc(image, keep), (image: Image) => alignSections(image)]) {
+    const bytes = attempt("a step on the result", () => serializeImage(step(parseImage(result))));
+    if (bytes !== undefined) same("a step changes the finished image", result, bytes);
   }
-  try {
-    emitHeader(parseImage(result));
-  } catch (error) {
-    if (error instanceof ImageError && /emit-header has run already/.test(error.message)) return;
-    throw new Finding("emit-header on its own output", String(error), error);
-  }
-  throw new Finding("emit-header on its own output", "is not refused");
+  const refusal = outcomeOf("emit-header on its own output", () => emitHeader(parseImage(result)));
+  if (!(refusal instanceof ImageError) || !/emit-header has run already/.test(refusal.message))
+    throw new Finding("emit-header on its own output", "is not refused by name", refusal);
 }
 
 /** Steps that do not get what they expect. @returns how many went well nonetheless */
 function judgeOutOfOrder(image: Image): number {
-  let steps = 0;
   const aligned = attempt("align-sections", () => alignSections(image));
   if (aligned !== undefined) {
-    steps++;
-    const bytes = output("align-sections", aligned, (again) => alignSections(again));
+    const bytes = written("align-sections", aligned);
+    judgeAgain("align-sections", (again) => alignSections(again), bytes);
     for (const keep of [false, true]) {
       const relocated = attempt("relocate-reloc after align-sections", () => relocateReloc(parseImage(bytes), keep));
-      if (relocated !== undefined && Buffer.compare(serializeImage(relocated), bytes) !== 0) {
-        throw new Finding("relocate-reloc changes an aligned image", firstDifference(bytes, serializeImage(relocated)));
-      }
+      if (relocated !== undefined) same("relocate-reloc changes an aligned image", bytes, serializeImage(relocated));
     }
   }
   const withHeaders = attempt("emit-header", () => emitHeader(image));
-  if (withHeaders !== undefined) {
-    steps++;
-    output("emit-header", withHeaders, undefined);
-  }
-  return steps;
+  if (withHeaders !== undefined) written("emit-header", withHeaders);
+  return [aligned, withHeaders].filter((output) => output !== undefined).length;
 }
 
 // ---- what may be done besides
@@ -354,49 +333,57 @@ const SIDE_STEPS: readonly (readonly [name: string, step: (image: Image) => Imag
  * what the chain makes of their result.
  */
 function judgeSideSteps(image: Image, finished: Uint8Array | undefined, keep: boolean): void {
-  attempt("debugFile", () => output("debugFile", debugFile(image), undefined));
-  attempt("removeSections", () => output("removeSections", removeSections(image, [".config"]), undefined));
+  attempt("debugFile", () => written("debugFile", debugFile(image)));
+  attempt("removeSections", () => written("removeSections", removeSections(image, [".config"])));
   for (const [name, step] of SIDE_STEPS) {
     const changed = attempt(name, () => step(image));
-    if (changed !== undefined) output(name, changed, step);
+    if (changed !== undefined) judgeAgain(name, step, written(name, changed));
     const after = finished === undefined ? undefined : attempt(name, () => serializeImage(step(parseImage(finished))));
     if (changed === undefined || after === undefined) continue;
     const before = attempt(`the chain after ${name}`, () =>
       serializeImage(emitHeader(alignSections(relocateReloc(changed, keep)))),
     );
-    if (before === undefined || Buffer.compare(before, after) === 0) continue;
-    throw new Finding(`${name} before and after the chain differ`, firstDifference(before, after));
+    if (before !== undefined) same(`${name} before and after the chain differ`, before, after);
   }
 }
 
 // ---- what may be thrown
 
-/** What `work` returns; undefined when it refuses, in one line, with an ImageError. */
-export function attempt<T>(what: string, work: () => T): T | undefined {
+/** What `work` returns; or the ImageError, of one line, with which it refuses. Anything else thrown is a finding. */
+function outcomeOf<T>(what: string, work: () => T): T | ImageError {
   try {
     return work();
   } catch (error) {
     if (error instanceof Finding) throw error;
     if (!(error instanceof ImageError)) throw new Finding(`${what} throws ${errorKind(error)}`, stackOf(error), error);
-    if (/undefined|NaN|Infinity|\[object|0x-/.test(error.message))
-      throw new Finding(`${what}'s message`, error.message, error);
-    return undefined;
+    if (ODD_TEXT.test(error.message)) throw new Finding(`${what}'s message`, error.message, error);
+    return error;
   }
+}
+
+/** What `work` returns; undefined when it refuses. */
+export function attempt<T>(what: string, work: () => T): T | undefined {
+  const outcome = outcomeOf(what, work);
+  return outcome instanceof ImageError ? undefined : outcome;
 }
 
 /** What `work` returns; that it refuses, too, is a finding. */
-function withFinding<T>(kind: string, work: () => T): T {
-  try {
-    return work();
-  } catch (error) {
-    if (error instanceof Finding) throw error;
-    if (!(error instanceof ImageError)) throw new Finding(`${kind}: throws ${errorKind(error)}`, stackOf(error), error);
-    throw new Finding(`${kind}: ${withoutNumbers(error.message)}`, error.message, error);
-  }
+function must<T>(kind: string, work: () => T): T {
+  const outcome = outcomeOf(kind, work);
+  if (!(outcome instanceof ImageError)) return outcome;
+  throw new Finding(`${kind}: ${withoutNumbers(outcome.message)}`, outcome.message, outcome);
+}
+
+/** @param kind what is wrong if the bytes are not the same */
+function same(kind: string, a: Uint8Array, b: Uint8Array): void {
+  if (Buffer.compare(a, b) === 0) return;
+  const at = a.findIndex((byte, i) => byte !== b[i]);
+  const first = at < 0 ? Math.min(a.length, b.length) : at;
+  throw new Finding(kind, `${a.length} and ${b.length} bytes, the first difference at ${first}`);
 }
 
 function oneLineEach(lines: readonly string[]): void {
-  const odd = lines.find((line) => /\n|undefined|NaN|\[object|0x-/.test(line));
+  const odd = lines.find((line) => line.includes("\n") || ODD_TEXT.test(line));
   if (odd !== undefined) throw new Finding("verify's violation", JSON.stringify(odd));
 }
 
@@ -410,11 +397,6 @@ function stackOf(error: unknown): string {
 
 function withoutNumbers(message: string): string {
   return message.replace(/section \S+/g, "section S").replace(/0x[0-9a-f]+|\d+/g, "N");
-}
-
-function firstDifference(a: Uint8Array, b: Uint8Array): string {
-  const at = a.findIndex((byte, i) => byte !== b[i]);
-  return `${a.length} and ${b.length} bytes, the first difference at ${at < 0 ? Math.min(a.length, b.length) : at}`;
 }
 
 // ---- guards
