@@ -7,14 +7,7 @@ import { ImageError } from "../../cli/errors.ts";
 import { roundUp } from "../../pe/image.ts";
 import { offsetOf, readStructure, viewOf, writeStructure } from "../../tables/fields.ts";
 import type { Row, Structure } from "../../tables/fields.ts";
-import {
-  COFF_HEADER,
-  DATA_DIRECTORY,
-  DEBUG_DIRECTORY_ENTRY,
-  OPTIONAL_HEADER,
-  SECTION_HEADER,
-  SYMBOL,
-} from "../../tables/pe.ts";
+import * as pe from "../../tables/pe.ts";
 
 /** Section flags by the names that the format uses. */
 export const FLAG_NAMES: Readonly<Record<string, number>> = {
@@ -118,128 +111,160 @@ export function fileOffset(model: Model, rva: number): number {
 
 // ---- model to bytes
 
+/** Where the generated parts of the file are, and what is in them. */
+interface Plan {
+  readonly model: Model;
+  readonly optionalAt: number;
+  readonly tableAt: number;
+  readonly directories: number;
+  readonly sizeOfHeaders: number;
+  readonly fileAlignment: number;
+  /** RVA and bytes of the generated base relocation table. */
+  readonly relocations: {
+    readonly holder: SampleSection | undefined;
+    readonly rva: number;
+    readonly bytes: Uint8Array;
+  };
+  readonly symbols: ReturnType<typeof symbolTables>;
+  readonly symbolsAt: number;
+  readonly resolve: Resolve;
+}
+
 /** The image that a model describes. */
 export function build(model: Model): Uint8Array {
-  const { sections } = model;
-  const fileAlignment = number(model.fields.get("optional.fileAlignment") ?? "0x20");
-  const holder = sections.find((s) => s.tableAt !== undefined);
-  const table = relocationTable(sections);
-  const contentSize = (s: SampleSection): number =>
-    Math.max(s.size, s === holder ? (s.tableAt ?? 0) + table.length : 0);
-  const resolve: Resolve = (expression) =>
-    resolveExpression(model, expression, (s) => s.vsize ?? contentSize(s), [
-      (holder?.rva ?? 0) + (holder?.tableAt ?? 0),
-      table.length,
-    ]);
-
-  const directories = Math.min(16, number(model.fields.get("optional.numberOfRvaAndSizes") ?? "16"));
-  const optionalSize = OPTIONAL_HEADER.size + directories * DATA_DIRECTORY.size;
-  const tableAt = model.lfanew + 4 + COFF_HEADER.size + optionalSize;
-  const headersEnd = tableAt + sections.length * SECTION_HEADER.size;
-  const sizeOfHeaders =
-    model.linear ?? number(model.fields.get("optional.sizeOfHeaders") ?? String(roundUp(headersEnd, fileAlignment)));
-  let end = place(model, sizeOfHeaders, fileAlignment, contentSize);
-
-  const { records, strings, nameOf } = symbolTables(model);
-  const symbolsAt = end;
-  if (model.symbols !== undefined) end += records.length + strings.length;
-  const bytes = new Uint8Array(Math.max(end, headersEnd));
-  if (model.symbols !== undefined) {
-    bytes.set(records, symbolsAt);
-    bytes.set(strings, symbolsAt + records.length);
-  }
-  for (const section of sections) {
-    const { ptr } = model.placed.get(section) ?? fail("not placed");
-    if (section === holder) bytes.set(table, ptr + (section.tableAt ?? 0));
-    for (const item of section.items) bytes.set(item.bytes(resolve, model), ptr + item.at);
-  }
-
-  const defaults: Record<string, number> = {
-    "coff.machine": 0x8664,
-    "coff.numberOfSections": sections.length,
-    "coff.pointerToSymbolTable": model.symbols === undefined ? 0 : symbolsAt,
-    "coff.numberOfSymbols": model.symbols === undefined ? 0 : records.length / SYMBOL.size,
-    "coff.sizeOfOptionalHeader": optionalSize,
-    "optional.magic": 0x20b,
-    "optional.sizeOfHeaders": sizeOfHeaders,
-    "optional.fileAlignment": fileAlignment,
-    "optional.numberOfRvaAndSizes": 16,
-    "directory.relocation.virtualAddress": (holder?.rva ?? 0) + (holder?.tableAt ?? 0),
-    "directory.relocation.size": table.length,
-    "directory.debug.virtualAddress": (model.debug?.section.rva ?? 0) + Math.min(...(model.debug?.entries ?? [0])),
-    "directory.debug.size": (model.debug?.entries.size ?? 0) * DEBUG_DIRECTORY_ENTRY.size,
-  };
-  let file: Uint8Array = bytes;
-  if (model.certificate !== undefined) {
-    const at = roundUp(file.length, 8);
-    file = Buffer.concat([
-      file,
-      new Uint8Array(at - file.length),
-      Buffer.from(le(model.certificate, 4)),
-      Buffer.from(le(0x00020200, 4)),
-      new Uint8Array(model.certificate - 8).fill(0x55),
-    ]);
-    Object.assign(defaults, {
-      "directory.certificate.virtualAddress": at,
-      "directory.certificate.size": model.certificate,
-    });
-  }
+  const plan = planOf(model);
+  const { file, certificate } = contents(plan);
   file[0] = 0x4d;
   file[1] = 0x5a;
   // The stub, which every step must leave as it is.
   for (let i = 0x40; i < Math.min(model.lfanew, 0x80); i++) file[i] = i;
-  viewOf(file).setUint32(0x3c, model.lfanew, true);
+  viewOf(file).setUint32(pe.LFANEW_AT, model.lfanew, true);
   file.set(Buffer.from("PE\0\0"), model.lfanew);
-  const value = (path: string): bigint | number => {
-    const text = model.fields.get(path);
-    return text === undefined
-      ? (defaults[path] ?? 0)
-      : /^(0x[0-9a-f]+|\d+)$/i.test(text)
-        ? BigInt(text)
-        : resolve(text);
+  writeFields(file, plan, { ...defaultFields(plan), ...certificate });
+  writeSectionTable(file, plan);
+  if (!model.fields.has("optional.checkSum"))
+    viewOf(file).setUint32(
+      plan.optionalAt + offsetOf(pe.OPTIONAL_HEADER, "checkSum"),
+      checkSumOf(file, plan.optionalAt),
+      true,
+    );
+  return model.edits.reduce((result, edit) => edit(result), file);
+}
+
+/** Gives everything its place. */
+function planOf(model: Model): Plan {
+  const { sections, fields } = model;
+  const fileAlignment = number(fields.get("optional.fileAlignment") ?? "0x20");
+  const holder = sections.find((s) => s.tableAt !== undefined);
+  const bytes = relocationTable(sections);
+  const relocations = { holder, rva: (holder?.rva ?? 0) + (holder?.tableAt ?? 0), bytes };
+  const contentSize = (s: SampleSection): number =>
+    Math.max(s.size, s === holder ? (s.tableAt ?? 0) + bytes.length : 0);
+  const directories = Math.min(16, number(fields.get("optional.numberOfRvaAndSizes") ?? "16"));
+  const optionalAt = model.lfanew + pe.SIGNATURE_SIZE + pe.COFF_HEADER.size;
+  const tableAt = optionalAt + pe.OPTIONAL_HEADER.size + directories * pe.DATA_DIRECTORY.size;
+  const leastHeaders = roundUp(tableAt + sections.length * pe.SECTION_HEADER.size, fileAlignment);
+  const sizeOfHeaders = model.linear ?? number(fields.get("optional.sizeOfHeaders") ?? String(leastHeaders));
+  return {
+    model,
+    optionalAt,
+    tableAt,
+    directories,
+    sizeOfHeaders,
+    fileAlignment,
+    relocations,
+    symbolsAt: place(model, sizeOfHeaders, fileAlignment, contentSize),
+    symbols: symbolTables(model),
+    resolve: (expression) =>
+      resolveExpression(model, expression, (s) => s.vsize ?? contentSize(s), [relocations.rva, bytes.length]),
   };
+}
+
+/** The file without its headers, and the header fields of its certificate table. */
+function contents(plan: Plan): { file: Uint8Array; certificate: Record<string, number> } {
+  const { model, relocations, symbols, symbolsAt, resolve } = plan;
+  const tables = model.symbols === undefined ? Buffer.of() : Buffer.concat([symbols.records, symbols.strings]);
+  const headersEnd = plan.tableAt + model.sections.length * pe.SECTION_HEADER.size;
+  const bytes = new Uint8Array(Math.max(symbolsAt + tables.length, headersEnd));
+  bytes.set(tables, symbolsAt);
+  for (const section of model.sections) {
+    const { ptr } = model.placed.get(section) ?? fail("not placed");
+    if (section === relocations.holder) bytes.set(relocations.bytes, ptr + (section.tableAt ?? 0));
+    for (const item of section.items) bytes.set(item.bytes(resolve, model), ptr + item.at);
+  }
+  const size = model.certificate;
+  if (size === undefined) return { file: bytes, certificate: {} };
+  const at = roundUp(bytes.length, 8);
+  const file = new Uint8Array(at + size);
+  file.set(bytes);
+  file.set([...le(size, 4), ...le(0x00020200, 4)], at);
+  file.fill(0x55, at + 8);
+  return { file, certificate: { "directory.certificate.virtualAddress": at, "directory.certificate.size": size } };
+}
+
+/** Header fields that the text need not give; all others are 0. */
+function defaultFields({ model, relocations, symbols, symbolsAt, ...plan }: Plan): Record<string, number> {
+  const { debug } = model;
+  return {
+    "coff.machine": pe.MACHINE_AMD64,
+    "coff.numberOfSections": model.sections.length,
+    "coff.pointerToSymbolTable": model.symbols === undefined ? 0 : symbolsAt,
+    "coff.numberOfSymbols": symbols.records.length / pe.SYMBOL.size,
+    "coff.sizeOfOptionalHeader": plan.tableAt - plan.optionalAt,
+    "optional.magic": pe.PE32PLUS_MAGIC,
+    "optional.sizeOfHeaders": plan.sizeOfHeaders,
+    "optional.fileAlignment": plan.fileAlignment,
+    "optional.numberOfRvaAndSizes": 16,
+    "directory.relocation.virtualAddress": relocations.rva,
+    "directory.relocation.size": relocations.bytes.length,
+    "directory.debug.virtualAddress": (debug?.section.rva ?? 0) + Math.min(...(debug?.entries ?? [0])),
+    "directory.debug.size": (debug?.entries.size ?? 0) * pe.DEBUG_DIRECTORY_ENTRY.size,
+  };
+}
+
+/** The headers up to the section table: each field as the text has it, or else by default. */
+function writeFields(file: Uint8Array, plan: Plan, defaults: Readonly<Record<string, number>>): void {
+  const { fields, lfanew } = plan.model;
   const known = new Set<string>();
+  const value = (path: string): bigint | number => {
+    known.add(path);
+    const text = fields.get(path);
+    if (text === undefined) return defaults[path] ?? 0;
+    return /^(0x[0-9a-f]+|\d+)$/i.test(text) ? BigInt(text) : plan.resolve(text);
+  };
   const write = <R extends readonly Row[]>(what: Structure<R>, prefix: string, at: number): void => {
-    for (const [field] of what.rows) known.add(`${prefix}.${field}`);
-    const entries = what.rows.map(([field, width]) => [
-      field,
-      width === 8 ? BigInt(value(`${prefix}.${field}`)) : Number(value(`${prefix}.${field}`)),
-    ]);
+    const entries = what.rows.map(([field, width]) => {
+      const found = value(`${prefix}.${field}`);
+      return [field, width === 8 ? BigInt(found) : Number(found)];
+    });
     writeStructure(what, Object.fromEntries(entries), file, at);
   };
-  const optionalAt = model.lfanew + 4 + COFF_HEADER.size;
-  write(COFF_HEADER, "coff", model.lfanew + 4);
-  write(OPTIONAL_HEADER, "optional", optionalAt);
-  for (let i = 0; i < directories; i++) {
-    const name = Object.entries(DIRECTORY_NAMES).find(([, index]) => index === i)?.[0] ?? String(i);
-    write(DATA_DIRECTORY, `directory.${name}`, optionalAt + OPTIONAL_HEADER.size + i * DATA_DIRECTORY.size);
+  write(pe.COFF_HEADER, "coff", lfanew + pe.SIGNATURE_SIZE);
+  write(pe.OPTIONAL_HEADER, "optional", plan.optionalAt);
+  const names = Object.fromEntries(Object.entries(DIRECTORY_NAMES).map(([name, index]) => [index, name]));
+  for (let i = 0; i < plan.directories; i++) {
+    const at = plan.optionalAt + pe.OPTIONAL_HEADER.size + i * pe.DATA_DIRECTORY.size;
+    write(pe.DATA_DIRECTORY, `directory.${names[i] ?? i}`, at);
   }
-  for (const path of model.fields.keys()) if (!known.has(path)) fail(`nothing is called '${path}'`);
+  for (const path of fields.keys()) if (!known.has(path)) fail(`nothing is called '${path}'`);
+}
+
+function writeSectionTable(file: Uint8Array, { model, tableAt, symbols }: Plan): void {
   tableOrder(model).forEach((section, i) => {
     const { ptr, raw, vsize } = model.placed.get(section) ?? fail("not placed");
-    const at = tableAt + i * SECTION_HEADER.size;
-    writeStructure(
-      SECTION_HEADER,
-      {
-        name: nameOf(section),
-        virtualSize: vsize,
-        virtualAddress: section.rva,
-        sizeOfRawData: raw,
-        pointerToRawData: ptr,
-        pointerToRelocations: 0,
-        pointerToLinenumbers: 0,
-        numberOfRelocations: 0,
-        numberOfLinenumbers: 0,
-        characteristics: section.flags,
-        ...section.lies,
-      },
-      file,
-      at,
-    );
+    const at = tableAt + i * pe.SECTION_HEADER.size;
+    const header = {
+      ...readStructure(pe.SECTION_HEADER, new Uint8Array(pe.SECTION_HEADER.size), 0),
+      name: symbols.nameOf(section),
+      virtualSize: vsize,
+      virtualAddress: section.rva,
+      sizeOfRawData: raw,
+      pointerToRawData: ptr,
+      characteristics: section.flags,
+      ...section.lies,
+    };
+    writeStructure(pe.SECTION_HEADER, header, file, at);
   });
-  if (!model.fields.has("optional.checkSum"))
-    viewOf(file).setUint32(optionalAt + offsetOf(OPTIONAL_HEADER, "checkSum"), checkSumOf(file, optionalAt), true);
-  return model.edits.reduce((result, edit) => edit(result), file);
 }
 
 /** Numbers, labels, section names (their RVA; "NAME:end" for RVA + VirtualSize), reloc:start and reloc:end, added and subtracted. */
@@ -249,22 +274,18 @@ function resolveExpression(
   vsize: (s: SampleSection) => number,
   [start, size]: [number, number],
 ): number {
-  let sum = 0;
-  for (const [, sign, term = ""] of expression.matchAll(/([+-]?)([^+-]+)/g)) {
+  const valueOf = (term: string): number => {
     const label = model.labels.get(term);
+    if (label !== undefined) return label.section.rva + label.at;
+    if (term === "reloc:start") return start;
+    if (term === "reloc:end") return start + size;
     const section = model.sections.find((s) => s.name === term.replace(/:end$/, ""));
-    const value =
-      label !== undefined
-        ? label.section.rva + label.at
-        : term === "reloc:start"
-          ? start
-          : term === "reloc:end"
-            ? start + size
-            : section !== undefined
-              ? section.rva + (term.endsWith(":end") ? vsize(section) : 0)
-              : number(term);
-    sum += sign === "-" ? -value : value;
-  }
+    if (section === undefined) return number(term);
+    return section.rva + (term.endsWith(":end") ? vsize(section) : 0);
+  };
+  let sum = 0;
+  for (const [, sign, term = ""] of expression.matchAll(/([+-]?)([^+-]+)/g))
+    sum += sign === "-" ? -valueOf(term) : valueOf(term);
   return sum;
 }
 
@@ -335,17 +356,17 @@ function symbolTables(model: Model): {
     if (name.length > 8) short.writeUInt32LE(place(name), 4);
     else short.write(name, "latin1");
     const sectionNumber = typeof section === "number" ? section : order.indexOf(section) + 1;
-    const bytes = new Uint8Array(SYMBOL.size);
+    const bytes = new Uint8Array(pe.SYMBOL.size);
     const record = {
-      ...readStructure(SYMBOL, bytes, 0),
+      ...readStructure(pe.SYMBOL, bytes, 0),
       name: short.toString("latin1"),
       value,
       sectionNumber,
       storageClass,
       numberOfAuxSymbols: aux,
     };
-    writeStructure(SYMBOL, record, bytes, 0);
-    records.push(...bytes, ...new Uint8Array(aux * SYMBOL.size).fill(0xaa));
+    writeStructure(pe.SYMBOL, record, bytes, 0);
+    records.push(...bytes, ...new Uint8Array(aux * pe.SYMBOL.size).fill(0xaa));
   }
   const table = Buffer.from(strings, "latin1");
   table.writeUInt32LE(table.length, 0);
@@ -354,7 +375,7 @@ function symbolTables(model: Model): {
 
 /** The definition, word by word, on purpose not pe/image.ts's: 16-bit one's complement sum with the field as 0, plus the length. */
 export function checkSumOf(bytes: Uint8Array, optionalAt: number): number {
-  const skip = optionalAt + offsetOf(OPTIONAL_HEADER, "checkSum");
+  const skip = optionalAt + offsetOf(pe.OPTIONAL_HEADER, "checkSum");
   let sum = 0;
   const byte = (i: number): number => (i >= skip && i < skip + 4 ? 0 : (bytes[i] ?? 0));
   for (let i = 0; i < bytes.length; i += 2) {

@@ -11,24 +11,7 @@ import { writeStructure } from "../../tables/fields.ts";
 import { MB1_MAGIC, MB2_MAGIC, MB2_TAG_NAMES } from "../../tables/multiboot.ts";
 import { DEBUG_DIRECTORY_ENTRY, SECTION_HEADER } from "../../tables/pe.ts";
 
-const REGISTERS = [
-  "rax",
-  "rcx",
-  "rdx",
-  "rbx",
-  "rsp",
-  "rbp",
-  "rsi",
-  "rdi",
-  "r8",
-  "r9",
-  "r10",
-  "r11",
-  "r12",
-  "r13",
-  "r14",
-  "r15",
-];
+const REGISTERS = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split(" ");
 const HIGHLOW = 3;
 const DIR64 = 10;
 
