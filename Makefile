@@ -216,6 +216,10 @@ bench: dist | $(RUNTIME) ## mb-efi beside objcopy, llvm-objcopy and cp: time, me
 fuzz: | $(MODULES) ## mutated images through everything (SECONDS=… or COUNT=…, SEED=…)
 	@$(TSX) scripts/dev/fuzz.ts $(if $(SECONDS),--seconds $(SECONDS)) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
+.PHONY: mutants
+mutants: | $(MODULES) ## plants faults into the steps; verify, or a step, has to refuse each (ONLY=TEXT)
+	@$(TSX) scripts/dev/mutants.ts $(if $(ONLY),--only $(call quote,$(ONLY)))
+
 .PHONY: samples
 samples: ## links samples/mini-xen anew, with gcc and binutils
 	$(MAKE) -C samples/mini-xen

@@ -34,6 +34,7 @@ const DEVELOPMENT: Readonly<Record<string, string>> = {
   "golden.ts": "golden",
   "make-sample.ts": "",
   "man.ts": "man",
+  "mutants.ts": "mutants",
   "run-tests.ts": "test",
   "xen-tree-test.ts": "xen-tree-test",
 };
