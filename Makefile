@@ -6,10 +6,8 @@
 #
 # so that a developer can stop after any step (make build/2-aligned.efi) and look at it.
 
-XEN_EFI ?= samples/mini-xen/mini-xen.efi
-OUT     ?= build
-RELOC   ?= move
-NODE    ?= node
+OUT  ?= build
+NODE ?= node
 
 export XEN_DEBS CI
 
@@ -21,15 +19,9 @@ export NODE_COMPILE_CACHE ?= $(CURDIR)/build/node-cache
 .SUFFIXES:
 .DEFAULT_GOAL := all
 
-ifneq ($(filter-out 0 1,$(words $(OUT))),)
-  $(error OUT='$(OUT)': Cannot build there: make takes no spaces in the names of what it makes)
-endif
-ifeq ($(filter move keep,$(RELOC)),)
-  $(error RELOC='$(RELOC)': Cannot build so: needed 'move' (.reloc ahead of __init_end) or 'keep' (behind .bss))
-endif
-
-# A file name as one word of the shell, whatever is in it.
+# Any text as one word of the shell; the name of a file as one that no program takes for an option.
 quote = '$(subst ','\'',$(1))'
+path  = $(call quote,$(if $(filter -%,$(firstword $(1))),./)$(1))
 
 # node from 22.18 on runs the scripts as they are; before that, tsx does, the one package that is needed to run them.
 NODE_KIND := $(shell $(NODE) -p 'parseInt(process.versions.node) < 20 ? "old" : process.features.typescript ? "strips" : require("module").register ? "tsx" : "tsx-loader"' 2>/dev/null)
@@ -48,8 +40,9 @@ else
 endif
 
 # What scripts import; scripts/README.md says which room is whose.
-LIB       := $(filter-out %.test.ts,$(wildcard scripts/cli/*.ts scripts/tables/*.ts scripts/pe/*.ts scripts/xen/*.ts scripts/judge/*.ts scripts/loaders/*.ts scripts/show/*.ts))
-KEEP_FLAG := $(if $(filter keep,$(RELOC)),--keep)
+LIB := $(filter-out %.test.ts,$(wildcard scripts/cli/*.ts scripts/tables/*.ts scripts/pe/*.ts scripts/xen/*.ts scripts/judge/*.ts scripts/loaders/*.ts scripts/show/*.ts))
+
+include scripts/dev/arguments.mk
 
 ##@ Build
 
@@ -58,14 +51,14 @@ all: $(OUT)/xen.mb.efi ## xen.efi in, verified xen.mb.efi out (XEN_EFI=FILE OUT=
 	@echo "$<:" $$(($$(wc -c < $<))) "bytes, from" $(call quote,$(XEN_EFI)) "with RELOC=$(RELOC)"
 
 # Dates do not tell whether the input is another one: packages carry their files' own. This file changes when name,
-# contents or RELOC do, and only then.
-$(OUT)/.input: FORCE
+# contents or RELOC do, and only then; what was made of another input goes, so that no failure leaves it.
+$(OUT)/.made-of: FORCE | $(if $(call asked,boot),can-boot)
 	@mkdir -p $(OUT)
-	@{ echo $(call quote,$(XEN_EFI)) $(RELOC); cksum < $(call quote,$(XEN_EFI)); } > $@.new 2> /dev/null || :
-	@if cmp -s $@.new $@; then rm -f $@.new; else mv -f $@.new $@; fi
+	@{ printf '%s\n' $(call assign,XEN_EFI) 'RELOC ?= $(RELOC)'; printf '# '; cksum < $(call path,$(XEN_EFI)); } > $@.new 2> /dev/null || :
+	@if cmp -s $@.new $@; then rm -f $@.new; else rm -f $(PRODUCTS) $(OUT)/.made-with; mv -f $@.new $@; fi
 
-$(OUT)/1-relocated.efi: $(OUT)/.input scripts/relocate-reloc.ts $(LIB) | $(RUNTIME)
-	$(TS) scripts/relocate-reloc.ts $(call quote,$(XEN_EFI)) $@ $(KEEP_FLAG)
+$(OUT)/1-relocated.efi: $(OUT)/.made-of scripts/relocate-reloc.ts $(LIB) | $(RUNTIME)
+	$(TS) scripts/relocate-reloc.ts $(call path,$(XEN_EFI)) $@ $(if $(filter keep,$(RELOC)),--keep)
 
 $(OUT)/2-aligned.efi: $(OUT)/1-relocated.efi scripts/align-sections.ts
 	$(TS) scripts/align-sections.ts $< $@
@@ -75,7 +68,7 @@ $(OUT)/3-headers.efi: $(OUT)/2-aligned.efi scripts/emit-header.ts
 
 # The report is shown, and kept beside the image.
 $(OUT)/verified.txt: $(OUT)/3-headers.efi scripts/verify.ts
-	$(TS) scripts/verify.ts $(call quote,$(XEN_EFI)) $< > $@
+	$(TS) scripts/verify.ts $(call path,$(XEN_EFI)) $< > $@
 	@cat $@
 
 # What each boot loader will do with it; one that xen.mb.efi is for and that would not boot it fails the build, by its name.
@@ -89,24 +82,27 @@ $(OUT)/xen.mb.efi: $(OUT)/loaders.txt
 .PHONY: verify
 verify: $(OUT)/verified.txt ## up to verify, without xen.mb.efi
 
+# What is looked at and booted.
+SHOWN := $(or $(IMAGE),$(OUT)/xen.mb.efi)
+
 .PHONY: check-loaders
-check-loaders: | $(RUNTIME) ## what each boot loader will do with an image (IMAGE=FILE, default $(OUT)/xen.mb.efi)
-	@$(TS) scripts/check-loaders.ts $(call quote,$(or $(IMAGE),$(OUT)/xen.mb.efi))
+check-loaders: $(if $(IMAGE),,$(SHOWN)) | $(RUNTIME) ## what each boot loader will do with an image (IMAGE=FILE, default $(OUT)/xen.mb.efi)
+	@$(TS) scripts/check-loaders.ts $(call path,$(SHOWN))
 
 .PHONY: inspect
-inspect: | $(RUNTIME) ## what is in an image (IMAGE=FILE, default $(OUT)/xen.mb.efi)
-	@$(TS) scripts/inspect.ts $(call quote,$(or $(IMAGE),$(OUT)/xen.mb.efi))
+inspect: $(if $(IMAGE),,$(SHOWN)) | $(RUNTIME) ## what is in an image (IMAGE=FILE, default $(OUT)/xen.mb.efi)
+	@$(TS) scripts/inspect.ts $(call path,$(SHOWN))
 
 .PHONY: explain
 explain: $(OUT)/verified.txt ## every byte that is different, in words: old, new, which step, who asks for it
-	@$(TS) scripts/explain.ts $(call quote,$(XEN_EFI)) $(OUT)/3-headers.efi
+	@$(TS) scripts/explain.ts $(call path,$(XEN_EFI)) $(OUT)/3-headers.efi
 
 .PHONY: layout
 layout: $(OUT)/layout.svg ## a picture of both, before and after: $(OUT)/layout.svg, layout.html
 
 $(OUT)/layout.svg: $(OUT)/verified.txt scripts/layout.ts
-	$(TS) scripts/layout.ts $(call quote,$(XEN_EFI)) $(OUT)/3-headers.efi --html $(OUT)/layout.html
-	$(TS) scripts/layout.ts $(call quote,$(XEN_EFI)) $(OUT)/3-headers.efi --svg $@
+	$(TS) scripts/layout.ts $(call path,$(XEN_EFI)) $(OUT)/3-headers.efi --html $(OUT)/layout.html
+	$(TS) scripts/layout.ts $(call path,$(XEN_EFI)) $(OUT)/3-headers.efi --svg $@
 
 .PHONY: man
 man: $(OUT)/xen-mb-efi.1 ## the manual page, $(OUT)/xen-mb-efi.1
@@ -128,28 +124,21 @@ $(MODULES): package.json package-lock.json
 
 ##@ Package
 
-# From the command line only: an environment has variables of such names for other purposes.
-given = $(if $(filter command file,$(firstword $(origin $(1)))),$($(1)))
-
 SECTION_OF_CONFIG  := .config
 SECTION_OF_KERNEL  := .kernel
 SECTION_OF_RAMDISK := .ramdisk
 SECTION_OF_UCODE   := .ucode
 SECTION_OF_XSM     := .xsm
 SECTION_OF_SBAT    := .sbat
-PAYLOADS      := $(strip $(foreach v,CONFIG KERNEL RAMDISK UCODE XSM SBAT,$(if $(call given,$(v)),$(v))))
-SECTION_FLAGS := $(foreach v,$(PAYLOADS),--section $(call quote,$(SECTION_OF_$(v))=$($(v))))
 
 # What is unified and signed: strip, then add sections, then sign.
-STRIP    := $(if $(filter strip,$(MAKECMDGOALS)),1)
 TO_UNIFY := $(OUT)/$(if $(STRIP),xen.stripped.efi,xen.mb.efi)
-TO_SIGN  := $(if $(PAYLOADS),$(OUT)/xen.unified.efi,$(TO_UNIFY))
-ifneq ($(PAYLOADS),)
-all: $(OUT)/xen.unified.efi
-endif
+TO_SIGN  := $(if $(GIVEN),$(OUT)/xen.unified.efi,$(TO_UNIFY))
+
+all: $(TO_SIGN) | $(OUT)/.made-with
 
 .PHONY: strip
-strip: $(OUT)/xen.stripped.efi ## without DWARF and symbols; they go to xen.debug, for gdb and addr2line
+strip: $(OUT)/xen.stripped.efi $(TO_SIGN) | $(OUT)/.made-with ## without DWARF and symbols; they go to xen.debug, for gdb and addr2line
 
 $(OUT)/xen.stripped.efi: $(OUT)/xen.mb.efi scripts/strip-debug.ts
 	$(TS) scripts/strip-debug.ts $< $@ --debug-file $(OUT)/xen.debug
@@ -157,21 +146,20 @@ $(OUT)/xen.stripped.efi: $(OUT)/xen.mb.efi scripts/strip-debug.ts
 .PHONY: unify
 unify: $(OUT)/xen.unified.efi ## with dom0 and SBAT inside (CONFIG= KERNEL= RAMDISK= UCODE= XSM= SBAT=)
 
-# As .input: changes when the files' names or contents do, or what they are added to.
-$(OUT)/.sections: FORCE
-	@$(if $(PAYLOADS),,echo 'make unify: Cannot add sections: none given, needed CONFIG=, KERNEL=, … or SBAT=' >&2; exit 2)
-	@mkdir -p $(OUT)
-	@{ echo $(TO_UNIFY) $(foreach v,$(PAYLOADS),$(v) $(call quote,$($(v)))); cksum $(foreach v,$(PAYLOADS),$(call quote,$($(v)))); } > $@.new 2> /dev/null || :
+# As .made-of: changes when the files' names or contents do, or what they are added to.
+$(OUT)/.made-with: FORCE | $(OUT)/.made-of
+	@{ printf '%s\n' 'LAST_STRIP = $(STRIP)' $(foreach v,$(GIVEN),$(call assign,$(v))); cksum $(foreach v,$(GIVEN),$(call path,$($(v)))) < /dev/null | sed 's/^/# /'; } > $@.new
 	@if cmp -s $@.new $@; then rm -f $@.new; else mv -f $@.new $@; fi
 
-$(OUT)/xen.unified.efi: $(TO_UNIFY) $(OUT)/.sections scripts/add-sections.ts
-	$(TS) scripts/add-sections.ts $< $@ $(SECTION_FLAGS)
+$(OUT)/xen.unified.efi: $(TO_UNIFY) $(OUT)/.made-with scripts/add-sections.ts
+	@rm -f $@ $(OUT)/xen.signed.efi
+	$(TS) scripts/add-sections.ts $< $@ $(foreach v,$(GIVEN),--section $(SECTION_OF_$(v))=$(call path,$($(v))))
 
 # Every time: a signature has its time in it, and nobody can tell from dates which key made it.
 .PHONY: sign
-sign: $(TO_SIGN) ## signs for Secure Boot what was made last, and proves it (KEY= CERT=; needs sbsigntool)
-	@$(if $(and $(KEY),$(CERT)),,echo 'make sign: Cannot sign: needed KEY=key.pem CERT=cert.pem' >&2; exit 2)
-	$(TS) scripts/sign.ts $< $(OUT)/xen.signed.efi --key $(call quote,$(KEY)) --cert $(call quote,$(CERT))
+sign: $(TO_SIGN) | $(OUT)/.made-with ## signs for Secure Boot what was made last, and proves it (KEY= CERT=; needs sbsigntool)
+	@rm -f $(OUT)/xen.signed.efi
+	$(TS) scripts/sign.ts $< $(OUT)/xen.signed.efi --key $(call path,$(KEY)) --cert $(call path,$(CERT))
 
 ##@ Test
 
@@ -194,14 +182,14 @@ fetch-xen: | $(RUNTIME) ## the six known Xen builds to samples/xen (XEN_DEBS=DIR
 
 .PHONY: golden golden-update golden-add
 golden: | $(MODULES) ## goldens only; NAME=… XEN_EFI=… checks a build frozen by golden-add
-	@$(TSX) scripts/dev/golden.ts check $(if $(NAME),$(call quote,$(NAME)) $(if $(filter-out file,$(origin XEN_EFI)),$(call quote,$(XEN_EFI))))
+	@$(TSX) scripts/dev/golden.ts check $(if $(NAME),$(call quote,$(NAME)) $(if $(XEN_EFI),$(call path,$(XEN_EFI))))
 
 golden-update: | $(MODULES) ## rewrites the goldens and says what changed
 	@$(TSX) scripts/dev/golden.ts update
 	@for views in layout explain; do VIEWS_UPDATE=1 $(TSX) scripts/$$views.test.ts | grep -o 'golden/views/.*: written' || :; done
 
 golden-add: | $(MODULES) ## freezes a build of your own (NAME=… XEN_EFI=…)
-	@$(TSX) scripts/dev/golden.ts add $(call quote,$(NAME)) $(call quote,$(XEN_EFI))
+	@$(TSX) scripts/dev/golden.ts add $(call quote,$(NAME)) $(call path,$(XEN_EFI))
 
 .PHONY: runtimes
 runtimes: ## other node majors and Deno, for make test, to build/runtimes
@@ -228,7 +216,6 @@ samples: ## links samples/mini-xen anew, with gcc and binutils
 
 # Boots through real loaders in QEMU; where tools are missing, paths are skipped and say so (CI=true: they fail).
 # apt-get install $(make -s boot-packages) gets them all. IMAGE and BOOT as in: make boot IMAGE=build/xen.mb.efi BOOT=shim
-BOOT_IMAGE = $(or $(IMAGE),$(OUT)/xen.mb.efi)
 
 .PHONY: boot-test
 boot-test: | $(RUNTIME) ## mini-xen and one Xen build through every boot loader
@@ -239,8 +226,11 @@ boot-matrix: | $(RUNTIME) ## all known Xen builds through every boot loader
 	$(TS) scripts/dev/boot.ts --matrix
 
 .PHONY: boot
-boot: $(if $(IMAGE),,$(OUT)/xen.mb.efi) | $(RUNTIME) ## one image through one loader, on this terminal (IMAGE=FILE BOOT=PATH)
-	$(TS) scripts/dev/boot.ts --image $(call quote,$(BOOT_IMAGE)) --boot $(call quote,$(BOOT))
+boot: $(if $(IMAGE),,$(SHOWN)) | $(RUNTIME) ## one image through one loader, on this terminal (IMAGE=FILE BOOT=PATH)
+	$(TS) scripts/dev/boot.ts --image $(call path,$(SHOWN)) --boot $(call quote,$(BOOT))
+
+can-boot: FORCE | $(RUNTIME)
+	@$(TS) scripts/dev/boot.ts --boot $(call quote,$(BOOT))
 
 .PHONY: boot-packages
 boot-packages: | $(RUNTIME) ## the Debian packages that the boot targets need
@@ -250,10 +240,10 @@ boot-packages: | $(RUNTIME) ## the Debian packages that the boot targets need
 
 .PHONY: install-xen uninstall-xen xen-tree-test
 install-xen: dist | $(RUNTIME) ## adds xen.mb.efi to the build of a Xen source tree (XEN=DIR)
-	@$(TS) scripts/install-xen.ts $(call quote,$(XEN)) --tool $(OUT)/xen-mb-efi.mjs
+	@$(TS) scripts/install-xen.ts $(call path,$(XEN)) --tool $(OUT)/xen-mb-efi.mjs
 
 uninstall-xen: | $(RUNTIME) ## takes it out again, byte for byte (XEN=DIR)
-	@$(TS) scripts/install-xen.ts $(call quote,$(XEN)) --remove
+	@$(TS) scripts/install-xen.ts $(call path,$(XEN)) --remove
 
 xen-tree-test: dist | $(MODULES) ## builds real Xen sources with it, minutes each (ONLY=TEXT)
 	@$(TSX) scripts/dev/xen-tree-test.ts $(if $(ONLY),--only $(call quote,$(ONLY)))
@@ -261,15 +251,17 @@ xen-tree-test: dist | $(MODULES) ## builds real Xen sources with it, minutes eac
 ##@ Other
 
 .PHONY: clean
-clean: ## removes what was built; the fetched builds stay
-	rm -f $(addprefix $(OUT)/,.input .input.new 1-relocated.efi 2-aligned.efi 3-headers.efi verified.txt loaders.txt xen.mb.efi layout.svg layout.html .sections .sections.new xen.stripped.efi xen.debug xen.unified.efi xen.signed.efi xen-mb-efi.mjs xen-mb-efi.1)
-	rm -rf build
+clean: ## removes what was built in OUT; what was downloaded stays
+	rm -f $(PRODUCTS) $(addprefix $(OUT)/,.made-of .made-of.new .made-with .made-with.new xen.mb.efi.new xen-mb-efi.mjs xen-mb-efi.1)
+ifeq ($(OUT),build)
+	rm -rf build/sample build/node-cache build/golden build/bench build/boot build/xen-tree/*/
+endif
 
 .PHONY: help
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo 'Variables: XEN_EFI (samples/mini-xen/mini-xen.efi), OUT (build), RELOC (move), NODE (node), XEN_DEBS'
+	@echo 'Variables: XEN_EFI (what was made last), OUT (build), RELOC (move), NODE (node), XEN_DEBS'
 
 .PHONY: FORCE
 FORCE:

@@ -10,12 +10,22 @@ import * as assert from "uvu/assert";
 import { cpio } from "./boot/dom0.ts";
 import { tamper } from "./boot/image.ts";
 import { GAVE_UP, KEXEC_JUMPS, PATHS } from "./boot/paths.ts";
-import { MATRIX, TEST, expected, garbled, goesThrough, meets, pathNamed, subjectName } from "./boot/plan.ts";
+import {
+  MATRIX,
+  TEST,
+  expected,
+  garbled,
+  goalThrough,
+  goesThrough,
+  meets,
+  pathNamed,
+  subjectName,
+} from "./boot/plan.ts";
 import type { Subject } from "./boot/plan.ts";
 import { closingLine, columns, failures, skips, table } from "./boot/report.ts";
 import type { Result } from "./boot/report.ts";
 import { packagesToInstall } from "./boot/tools.ts";
-import { Judge, describe, plainText } from "./boot/verdict.ts";
+import { Judge, describe, plainText, succeeded } from "./boot/verdict.ts";
 import type { End, Goal, Outcome } from "./boot/verdict.ts";
 
 const VERSION = "(XEN) Xen version 4.17.7 (Debian 4.17.7+13) (gcc) debug=n";
@@ -163,6 +173,21 @@ judge("describes an outcome in one line", () => {
     "triple fault in or right behind the loader",
   );
   assert.is(describe({ stage: "refused", detail: "no" }), "refused: no");
+});
+
+judge("calls it a success when an image of which nothing is known comes to its goal, and nothing less", () => {
+  const [dom0, refused] = ["BOOT-DOM0 xen=4.17.7 efi=yes lockdown=none", "error: invalid arch-dependent ELF magic."];
+  const verdict = (goal: Goal, lines: readonly string[], end?: End): boolean =>
+    succeeded(judged(goal, lines, end), goal);
+  assert.ok(verdict("dom0", [VERSION, dom0]));
+  assert.ok(verdict("dom0", ["MINI-XEN mb1 PASS"], "exit"));
+  assert.ok(verdict("xen", [VERSION]));
+  assert.not.ok(verdict("dom0", [VERSION], "timeout"));
+  assert.not.ok(verdict("dom0", [refused, GAVE_UP]));
+  assert.not.ok(verdict("xen", [], "exit"));
+  const named = (name: string): Goal =>
+    goalThrough(PATHS.find((one) => one.name === name) as (typeof PATHS)[number], "dom0");
+  assert.equal(["efi", "sb-grub-mb2"].map(named), ["dom0", "xen"]);
 });
 
 judge.run();

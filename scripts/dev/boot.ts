@@ -21,21 +21,23 @@ import {
   TEST,
   expected,
   garbled,
+  goalThrough,
   goesThrough,
   meets,
   pathNamed,
   subjectName,
 } from "./boot/plan.ts";
 import type { Subject } from "./boot/plan.ts";
-import { boot, bootOnTerminal, inWorkFolder } from "./boot/qemu.ts";
+import { boot, inWorkFolder } from "./boot/qemu.ts";
 import { closingLine, failures, skips, table } from "./boot/report.ts";
 import type { Result } from "./boot/report.ts";
+import { describe, succeeded } from "./boot/verdict.ts";
 import { foreign, missingTool, packagesToInstall, toolVersions } from "./boot/tools.ts";
 
 const FOLDER = "build/boot";
 
 const usage = `Usage: boot.ts [--matrix] [--only TEXT]... [--jobs 1|2]
-       boot.ts --image FILE --boot PATH [--bare]
+       boot.ts [--image FILE] --boot PATH [--bare]
        boot.ts --packages
 
 Boots images through real boot loaders in QEMU and prints a table of what was seen: mini-xen and one Xen build, or
@@ -45,8 +47,8 @@ with CI=true in the environment that is a failure.
   --matrix        all known builds instead of one
   --only TEXT     only images and paths of which "IMAGE PATH" contains the text; given twice: one of the texts
   --jobs 1|2      how many at once, default 2: each keeps one core busy
-  --image FILE    boot this one, with the serial line on the terminal (Ctrl-A X ends it)
-  --boot PATH     through this path: ${wrap(PATHS.map(({ name }) => name))}
+  --image FILE    boot this one, with the serial line on the terminal (Ctrl-A X ends it), and say how far it came
+  --boot PATH     through this path; without --image, only look whether that can be done: ${wrap(PATHS.map(({ name }) => name))}
   --bare          without a dom0
   --packages      print the Debian packages that the paths need
   --help          print this text
@@ -75,19 +77,26 @@ const command: Command = {
       io.stdout(`${packagesToInstall().join("\n")}\n`);
       return 0;
     }
-    return values.image === undefined && values.boot === undefined ? bootAll(values, io) : bootOne(values);
+    return values.image === undefined && values.boot === undefined ? bootAll(values, io) : bootOne(values, io);
   },
 };
 
-async function bootOne({ image, boot: name, bare }: Values): Promise<number> {
-  if (typeof image !== "string" || typeof name !== "string") throw new UsageError("--image and --boot go together");
+async function bootOne({ image, boot: name, bare }: Values, io: Io): Promise<number> {
+  if (typeof name !== "string") throw new UsageError("--image needs --boot");
   const bootPath = pathNamed(name);
   if (bootPath === undefined) throw new UsageError(`No path is called '${name}'`);
-  if (!fs.existsSync(image)) throw new ImageError(`Cannot read ${image}: no such file`);
+  if (typeof image === "string" && !fs.existsSync(image)) throw new ImageError(`Cannot read ${image}: no such file`);
   const missing = await missingFor(bootPath);
   if (missing !== undefined) throw new ImageError(`Cannot boot through ${name}: ${missing}`);
   const dom0 = bare === true ? undefined : await prepareDom0(bootPath).catch(noDom0);
-  return await inWorkFolder(FOLDER, (work) => bootOnTerminal(bootPath, { image, dom0, work }));
+  if (typeof image !== "string") return 0;
+  const goal = goalThrough(bootPath, dom0 === undefined ? "xen" : "dom0");
+  const log = path.join(FOLDER, `${name}.log`);
+  const { outcome } = await inWorkFolder(FOLDER, (work) =>
+    boot(bootPath, { image, dom0, work }, goal, LIMIT_SECONDS[goal], log, true),
+  );
+  io.stdout(`\n${image} through ${name}: ${describe(outcome)}\n`);
+  return succeeded(outcome, goal) ? 0 : 1;
 }
 
 function noDom0(error: unknown): never {

@@ -135,6 +135,11 @@ export function goesThrough({ build, variant }: Subject, { name }: BootPath): bo
   return variant === "move" && hasModules && ["mini-xen", MAIN_BUILD].includes(build);
 }
 
+/** How far an image may be asked to come through the path. */
+export function goalThrough({ name }: BootPath, wanted: Goal): Goal {
+  return WITHOUT_DOM0.has(name) ? "xen" : wanted;
+}
+
 /** What must be seen when the subject goes through the path. */
 export function expected({ build, variant, goal }: Subject, { name, entry, firmware, secureBoot }: BootPath): Expected {
   const refusal = FORBIDDEN[name] ?? (variant === "untouched" ? REFUSALS[name] : undefined);

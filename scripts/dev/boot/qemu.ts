@@ -69,39 +69,52 @@ async function machine(bootPath: BootPath, load: Load): Promise<string[]> {
   return [...common, ...locked, ...firmware, ...network, ...media];
 }
 
-/** Boots until the goal is reached, or nothing more can come of it, or the time is over. */
+/**
+ * Boots until the goal is reached, or nothing more can come of it, or the time is over.
+ * @param onTerminal with the serial line on this terminal as well, where Ctrl-A X ends it
+ */
 export async function boot(
   bootPath: BootPath,
   load: Load,
   goal: Goal,
   limitSeconds: number,
   log: string,
+  onTerminal = false,
 ): Promise<Booted> {
   const resets = path.join(load.work, "resets.log");
   // A file, since QEMU drops characters when nobody takes them: of single ones a socket, which is what node's pipes are,
   // holds some 280, and on a busy machine that is soon full.
   const serial = path.join(load.work, "serial.log");
-  const watch = ["-serial", `file:${serial}`, "-monitor", "none", "-d", "cpu_reset", "-D", resets];
-  const args = [...(await machine(bootPath, load)), ...watch];
+  const shown = ["-chardev", `stdio,id=terminal,mux=on,signal=off,logfile=${option(serial)}`, "-mon", "terminal"];
+  const watch = onTerminal
+    ? [...shown, "-serial", "chardev:terminal"]
+    : ["-serial", `file:${serial}`, "-monitor", "none"];
+  const args = [...(await machine(bootPath, load)), ...watch, "-d", "cpu_reset", "-D", resets];
   const judge = new Judge(goal);
   const lines: string[] = [];
   const started = Date.now();
   fs.writeFileSync(serial, "");
   const end = await new Promise<End | undefined>((settle, fail) => {
-    const qemu = spawn(TOOLS.qemu.is, args, { stdio: ["ignore", "ignore", "pipe"] });
+    const ours = onTerminal ? "inherit" : "ignore";
+    const qemu = spawn(TOOLS.qemu.is, args, { stdio: [ours, ours, "pipe"] });
+    if (onTerminal) qemu.stderr.pipe(process.stderr);
+    const stop = () => {
+      qemu.stderr.unpipe(process.stderr); // it would say which signal has ended it
+      qemu.kill(onTerminal ? "SIGTERM" : "SIGKILL"); // the first lets it put the terminal's settings back
+    };
     children.add(qemu);
     let over = false;
     let timedOut = false;
     const timer = setTimeout(() => {
       timedOut = true;
-      qemu.kill("SIGKILL");
+      stop();
     }, limitSeconds * 1000);
     const take = (line: string) => {
       lines.push(line);
       if (lines.length > LINES_KEPT) lines.splice(LINES_KEPT / 4, LINES_KEPT / 2, "[… lines left out …]");
       if (over || !judge.line(line)) return;
       over = true;
-      qemu.kill("SIGKILL");
+      stop();
     };
     const complaints = lineSplitter(take);
     qemu.stderr.setEncoding("latin1").on("data", complaints.push).on("end", complaints.end);
@@ -126,20 +139,6 @@ export async function boot(
   const seconds = (Date.now() - started) / 1000;
   writeLog(log, `${TOOLS.qemu.is} ${args.join(" ")}\n${lines.join("\n")}\n`);
   return { outcome: judge.outcome(end), seconds, lastLines: lines.filter((line) => line.trim() !== "").slice(-15) };
-}
-
-/** Boots with the serial line on this terminal; Ctrl-A X ends it. Returns 1 when QEMU refuses to start, else 0. */
-export async function bootOnTerminal(bootPath: BootPath, load: Load): Promise<number> {
-  const args = [...(await machine(bootPath, load)), "-serial", "mon:stdio"];
-  return await new Promise((settle, fail) => {
-    const qemu = spawn(TOOLS.qemu.is, args, { stdio: "inherit" });
-    children.add(qemu);
-    qemu.on("error", (error) => fail(new ImageError(`Cannot run ${TOOLS.qemu.is}: ${error.message}`)));
-    qemu.on("close", (status) => {
-      children.delete(qemu);
-      settle(status === 1 ? 1 : 0); // mini-xen ends QEMU with a status of its own
-    });
-  });
 }
 
 interface LineSplitter {
