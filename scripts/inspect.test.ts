@@ -13,7 +13,8 @@ import { PLACES, STEPS, VARIANTS, goldenName, runChain } from "./dev/golden/case
 import { knownBuilds } from "./dev/known-builds.ts";
 import { MINI_XEN as MINI, TOP } from "./dev/places.ts";
 import { makeSample } from "./dev/sample/text.ts";
-import { command, inspectFacts, inspectText } from "./inspect.ts";
+import { command, inspectText } from "./inspect.ts";
+import { inspectFacts } from "./show/inspect-facts.ts";
 
 /** The small sample, with lines of samples/README.md's format that change it. */
 function sample(...lines: string[]): Uint8Array {

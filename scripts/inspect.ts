@@ -13,9 +13,6 @@ import { aboutFile } from "./pe/transform.ts";
 import { inspectFacts } from "./show/inspect-facts.ts";
 import { factsText } from "./show/inspect-text.ts";
 
-export { inspectFacts } from "./show/inspect-facts.ts";
-export type { Facts } from "./show/inspect-facts.ts";
-
 const USAGE = `Usage: inspect.ts FILE [--json]
 
 Shows headers, sections, base relocations, Multiboot headers, symbols and digests of a PE image.

@@ -2,8 +2,13 @@
 // The names that inspect prints for numbers: flags, types and kinds, spelled as in the specifications, without the
 // prefixes that say the same on every line (IMAGE_SCN_, IMAGE_FILE_, …).
 
-/** [bit or bits, name] in ascending order. */
-export type FlagNames = readonly (readonly [flag: number, name: string])[];
+import { hex } from "../cli/numbers.ts";
+import { hasFlags } from "../pe/image.ts";
+import type { Section } from "../pe/image.ts";
+import * as pe from "../tables/pe.ts";
+
+/** [bit, name] in ascending order. */
+type FlagNames = readonly (readonly [flag: number, name: string])[];
 
 /** PE specification, "Characteristics" of the COFF file header. */
 export const FILE_FLAGS: FlagNames = [
@@ -40,7 +45,7 @@ export const DLL_FLAGS: FlagNames = [
 ];
 
 /** PE specification, "Section Flags", without MEM_READ, MEM_WRITE and MEM_EXECUTE (shown as rwx) and the alignment bits. */
-export const SECTION_FLAGS: FlagNames = [
+const SECTION_FLAGS: FlagNames = [
   [0x00000008, "NO_PAD"],
   [0x00000020, "CODE"],
   [0x00000040, "INITIALIZED_DATA"],
@@ -56,10 +61,6 @@ export const SECTION_FLAGS: FlagNames = [
   [0x08000000, "NOT_PAGED"],
   [0x10000000, "SHARED"],
 ];
-
-/** Four bits of the section flags hold 1 + the binary logarithm of an alignment; only object files should have it. */
-export const SECTION_ALIGN_MASK = 0x00f00000;
-export const SECTION_ALIGN_SHIFT = 20;
 
 /** PE specification, "Windows Subsystem". */
 export const SUBSYSTEMS: Readonly<Record<number, string>> = {
@@ -134,77 +135,47 @@ export const MB2_TAG_FIELDS: Readonly<Record<number, readonly string[]>> = {
 
 /** Multiboot2 Specification, section 3.6: what an INFORMATION_REQUEST asks for; names as in multiboot2.h. */
 export const MB2_INFORMATION_NAMES: readonly string[] = [
-  "END",
-  "CMDLINE",
-  "BOOT_LOADER_NAME",
-  "MODULE",
-  "BASIC_MEMINFO",
-  "BOOTDEV",
-  "MMAP",
-  "VBE",
-  "FRAMEBUFFER",
-  "ELF_SECTIONS",
-  "APM",
-  "EFI32",
-  "EFI64",
-  "SMBIOS",
-  "ACPI_OLD",
-  "ACPI_NEW",
-  "NETWORK",
-  "EFI_MMAP",
-  "EFI_BS",
-  "EFI32_IH",
-  "EFI64_IH",
-  "LOAD_BASE_ADDR",
-];
+  "END CMDLINE BOOT_LOADER_NAME MODULE BASIC_MEMINFO BOOTDEV MMAP VBE FRAMEBUFFER ELF_SECTIONS APM EFI32 EFI64 SMBIOS",
+  "ACPI_OLD ACPI_NEW NETWORK EFI_MMAP EFI_BS EFI32_IH EFI64_IH LOAD_BASE_ADDR",
+].flatMap((line) => line.split(" "));
 
 /** Where Xen's linker script and its entry code put their marks (xen/arch/x86/xen.lds.S, boot/head.S, efi/). */
-export const SYMBOLS_OF_INTEREST: ReadonlySet<string> = new Set([
-  "start",
-  "_start",
-  "__efi64_mb2_start",
-  "__start_xen",
-  "__pvh_start",
-  "__high_start",
-  "efi_start",
-  "efi_multiboot2",
-  "multiboot1_header",
-  "multiboot2_header",
-  "trampoline_start",
-  "trampoline_end",
-  "_stext",
-  "_etext",
-  "_srodata",
-  "_erodata",
-  "_sinittext",
-  "_einittext",
-  "__init_begin",
-  "__init_end",
-  "__note_gnu_build_id_start",
-  "__note_gnu_build_id_end",
-  "__2M_text_start",
-  "__2M_text_end",
-  "__2M_rodata_start",
-  "__2M_rodata_end",
-  "__2M_init_start",
-  "__2M_init_end",
-  "__2M_rwdata_start",
-  "__2M_rwdata_end",
-  "__bss_start",
-  "__bss_end",
-  "__base_relocs_start",
-  "__base_relocs_end",
-  "_end",
-]);
+export const SYMBOLS_OF_INTEREST: ReadonlySet<string> = new Set(
+  [
+    "start _start __efi64_mb2_start __start_xen __pvh_start __high_start efi_start efi_multiboot2",
+    "multiboot1_header multiboot2_header trampoline_start trampoline_end",
+    "_stext _etext _srodata _erodata _sinittext _einittext __init_begin __init_end",
+    "__note_gnu_build_id_start __note_gnu_build_id_end __2M_text_start __2M_text_end __2M_rodata_start __2M_rodata_end",
+    "__2M_init_start __2M_init_end __2M_rwdata_start __2M_rwdata_end",
+    "__bss_start __bss_end __base_relocs_start __base_relocs_end _end",
+  ].flatMap((line) => line.split(" ")),
+);
 
 /** The names of the flags that are set; bits without a name come as one hexadecimal number. */
 export function flagNames(value: number, names: FlagNames): string[] {
-  const known = names.filter(([flag]) => hasBit(value, flag));
+  const known = names.filter(([flag]) => (value & flag) !== 0);
   const rest = known.reduce((left, [flag]) => left - flag, value);
-  return [...known.map(([, name]) => name), ...(rest === 0 ? [] : [`0x${rest.toString(16)}`])];
+  return [...known.map(([, name]) => name), ...(rest === 0 ? [] : [hex(rest)])];
 }
 
-/** Whether a single bit of an unsigned 32-bit number is set. */
-function hasBit(value: number, flag: number): boolean {
-  return Math.floor(value / flag) % 2 === 1;
+/** "rw-" */
+export function permissions(section: Section): string {
+  const flags = [pe.MEM_READ, pe.MEM_WRITE, pe.MEM_EXECUTE];
+  return flags.map((flag, i) => (hasFlags(section, flag) ? "rwx"[i] : "-")).join("");
+}
+
+/** Four bits of the section flags hold 1 + the binary logarithm of an alignment; only object files should have it. */
+const ALIGN_MASK = 0x00f00000;
+const ALIGN_SHIFT = 20;
+
+/** The names of a section's flags without those that {@link permissions} shows, and without the alignment. */
+export function sectionFlagNames({ header }: Section): string[] {
+  const shownElsewhere = pe.MEM_READ | pe.MEM_WRITE | pe.MEM_EXECUTE | ALIGN_MASK;
+  return flagNames((header.characteristics & ~shownElsewhere) >>> 0, SECTION_FLAGS);
+}
+
+/** "ALIGN_16BYTES"; none where the flags say nothing of it. */
+export function alignmentNames({ header }: Section): string[] {
+  const align = (header.characteristics & ALIGN_MASK) >>> ALIGN_SHIFT;
+  return align === 0 ? [] : [`ALIGN_${2 ** (align - 1)}BYTES`];
 }

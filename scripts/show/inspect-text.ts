@@ -2,8 +2,8 @@
 // inspect's facts as text to read, and to compare with a golden: one fact a line or a table row, aligned columns, no path,
 // no date. All sizes and addresses are hexadecimal, all ranges half-open; a count is decimal.
 
-import { hex, range } from "../cli/numbers.ts";
-import type { Multiboot1Facts, Multiboot2Facts, MultibootPlace, TagFacts } from "./inspect-boot.ts";
+import { hex, printable, range } from "../cli/numbers.ts";
+import type { MultibootPlace, TagFacts } from "./inspect-boot.ts";
 import type { Facts, Plain } from "./inspect-facts.ts";
 
 export function factsText(facts: Facts): string {
@@ -44,15 +44,11 @@ function section(heading: string, rows: readonly Row[]): string[] {
   return [heading, ...table(rows)];
 }
 
+/** Names come from the file, and a terminal would act on some of them: every cell is made printable. */
 function table(rows: readonly Row[]): string[] {
   const widths: number[] = [];
-  for (const row of rows) row.forEach((cell, i) => (widths[i] = Math.max(widths[i] ?? 0, visible(cell).length)));
-  return rows.map((row) => `  ${row.map((cell, i) => visible(cell).padEnd(widths[i] ?? 0)).join("  ")}`.trimEnd());
-}
-
-/** Names come from the file, and a terminal would act on some of them. */
-function visible(text: string): string {
-  return text.replace(/[^\x20-\x7e]/g, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`);
+  for (const row of rows) row.forEach((cell, i) => (widths[i] = Math.max(widths[i] ?? 0, printable(cell).length)));
+  return rows.map((row) => `  ${row.map((cell, i) => printable(cell).padEnd(widths[i] ?? 0)).join("  ")}`.trimEnd());
 }
 
 /** Every field of a structure, in its order, under the PE specification's name. */
@@ -133,7 +129,7 @@ function sections({ sections }: Facts): string[] {
     ...sections.flatMap(({ name, storedName, header, file, memory, delta, rwx, flagNames }, i) => [
       [
         String(i + 1),
-        name === visible(storedName) ? name : `${name} (${storedName})`,
+        name === printable(storedName) ? name : `${name} (${storedName})`,
         file === null
           ? header.pointerToRawData === 0
             ? "-"
@@ -162,14 +158,14 @@ function signedHex(value: number): string {
 
 function placeText({ fileOffset, rva, section, found }: MultibootPlace, sizeOfHeaders: number, window: string): string {
   const nowhere = fileOffset < sizeOfHeaders ? "in the header area" : "in no section's data";
-  const where = rva === null ? nowhere : `RVA ${hex(rva)} in ${visible(section ?? "")}`;
+  const where = rva === null ? nowhere : `RVA ${hex(rva)} in ${printable(section ?? "")}`;
   return `at file offset ${hex(fileOffset)}, ${where}${found ? "" : `: too far, loaders look at the first ${window} of the file`}`;
 }
 
 /** What emit-header may grow into: NOP or INT3. */
 const PADDING: readonly number[] = [0x90, 0xcc];
 
-function multiboot1(facts: Multiboot1Facts | null, sizeOfHeaders: number): string[] {
+function multiboot1(facts: Facts["multiboot1"], sizeOfHeaders: number): string[] {
   if (facts === null) return ["Multiboot1 header: none"];
   const rows = snakeRows(facts.fields, { flags: facts.flagNames.join(" ") });
   return section(
@@ -178,7 +174,7 @@ function multiboot1(facts: Multiboot1Facts | null, sizeOfHeaders: number): strin
   );
 }
 
-function multiboot2(facts: Multiboot2Facts | null, sizeOfHeaders: number): string[] {
+function multiboot2(facts: Facts["multiboot2"], sizeOfHeaders: number): string[] {
   if (facts === null) return ["Multiboot2 header: none"];
   const { fields, tags, behind, problem } = facts;
   const end = facts.rva === null ? "" : ` at RVA ${hex(facts.rva + (fields.headerLength ?? 0))}`;

@@ -2,20 +2,20 @@
 // What a picture of an image shows: everything that has a place in the file, in memory or in both, what Multiboot loaders
 // copy, and what is missing for them. No coordinates here; show/picture-scale.ts has them.
 
-import { ImageError } from "../cli/errors.ts";
+import { ImageError, attempt } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
 import { loadMultiboot1, loadMultiboot2 } from "../judge/loads.ts";
 import type { MultibootLoad } from "../judge/loads.ts";
 import { byAddress, hasFlags, parseImage, sectionEnd } from "../pe/image.ts";
 import type { Image, Section } from "../pe/image.ts";
-import { reasonOf } from "./inspect-boot.ts";
-import { SECTION_ALIGN_MASK, SECTION_FLAGS, flagNames } from "./inspect-names.ts";
-import { hasBssFlag, sectionKind } from "./picture-kinds.ts";
-import type { Kind } from "./picture-kinds.ts";
-import { DIRECTORY_CERTIFICATE, MEM_DISCARDABLE, MEM_EXECUTE, MEM_READ, MEM_WRITE } from "../tables/pe.ts";
+import { DIRECTORY_CERTIFICATE, MEM_DISCARDABLE } from "../tables/pe.ts";
 import { findMultiboot1, findMultiboot2 } from "../xen/multiboot.ts";
 import { loadSpan, whyNotLinear } from "../xen/xen.ts";
 import type { LoadSpan } from "../xen/xen.ts";
+import { directory } from "./inspect-boot.ts";
+import { permissions, sectionFlagNames } from "./inspect-names.ts";
+import { hasBssFlag, sectionKind } from "./picture-kinds.ts";
+import type { Kind } from "./picture-kinds.ts";
 
 /** Half-open, in bytes: file offsets or RVAs. */
 export interface Extent {
@@ -46,7 +46,8 @@ export interface Coverage {
   readonly zeroedTo: number;
 }
 
-export interface Finding {
+/** A line below the picture. */
+export interface Remark {
   readonly text: string;
   /** Whether it is in the way of a loader. */
   readonly bad: boolean;
@@ -66,13 +67,15 @@ export interface PictureFacts {
   readonly holes: readonly Extent[];
   /** Bytes of the file that belong to nothing. File offsets. */
   readonly strays: readonly Extent[];
-  readonly findings: readonly Finding[];
+  readonly remarks: readonly Remark[];
 }
 
 /** A picture with more in it shows nothing: a Xen has about 20 sections. */
 const MOST_PARTS = 48;
 /** Padding to a linker's or signer's alignment is not worth a line. */
 const LEAST_STRAY = 16;
+/** Less than a page between debug sections is rounding. */
+const LEAST_GAP = 4096;
 
 /**
  * Everything that a picture shows of an image.
@@ -82,15 +85,11 @@ const LEAST_STRAY = 16;
  */
 export function pictureFacts(bytes: Uint8Array, title: string): PictureFacts {
   const image = parseImage(bytes);
-  let span: LoadSpan | undefined;
-  const whyNoSpan = reasonOf("draw", () => (span = loadSpan(image, "draw")));
+  const { value: span, reason: whyNoSpan = "" } = attempt("draw", () => loadSpan(image, "draw"));
   const parts = partsOf(image);
   if (parts.length > MOST_PARTS)
     throw new ImageError(`Cannot draw: there are ${parts.length} parts, needed at most ${MOST_PARTS}`);
-  const loads = [
-    attempt("Multiboot2", () => loadMultiboot2(bytes)),
-    attempt("Multiboot1", () => loadMultiboot1(bytes)),
-  ];
+  const loads = [loaded("Multiboot2", () => loadMultiboot2(bytes)), loaded("Multiboot1", () => loadMultiboot1(bytes))];
   const holes = span === undefined ? [] : holesOf(span);
   const strays = straysOf(image, parts);
   return {
@@ -98,41 +97,33 @@ export function pictureFacts(bytes: Uint8Array, title: string): PictureFacts {
     size: bytes.length,
     parts,
     span,
-    coverage: loads.flatMap(({ coverage }) => (coverage === undefined ? [] : [coverage])),
+    coverage: loads.map(({ coverage }) => coverage).filter((c) => c !== undefined),
     headers: headersOf(bytes),
     holes,
     strays,
-    findings: [
-      linearFinding(image, span, whyNoSpan),
-      ...(holes.length === 0
-        ? []
-        : [
-            {
-              text: `${holes.length} gaps in the load span, ${count(lengthOf(holes))} bytes that the file does not have`,
-              bad: true,
-            },
-          ]),
-      ...strays.map((s) => ({ text: `bytes that belong to nothing at offset ${range(s.start, s.end)}`, bad: true })),
-      ...loads.map(({ finding }) => finding),
-      ...tableFinding(image, span),
+    remarks: [
+      span === undefined ? bad(`no load span: ${whyNoSpan}`) : linearRemark(image, span),
+      ...holesRemark(holes),
+      ...strays.map((s) => bad(`bytes that belong to nothing at offset ${range(s.start, s.end)}`)),
+      ...loads.map(({ remark }) => remark),
+      tableRemark(image, span),
     ],
   };
 }
+
+const bad = (text: string): Remark => ({ text, bad: true });
+const good = (text: string): Remark => ({ text, bad: false });
 
 /** 1165792 as "1 165 792". */
 export function count(value: number): string {
   return String(value).replace(/\B(?=(\d{3})+$)/g, " ");
 }
 
-function lengthOf(extents: readonly Extent[]): number {
-  return extents.reduce((sum, { start, end }) => sum + end - start, 0);
-}
-
 // ---- what there is
 
 function partsOf(image: Image): Part[] {
   const headers = { start: 0, end: image.optional.sizeOfHeaders };
-  const parts: Part[] = [
+  return [
     {
       name: "headers",
       kind: "headers",
@@ -141,34 +132,29 @@ function partsOf(image: Image): Part[] {
       content: headers.end,
       details: ["PE headers and section table", `SizeOfHeaders ${hex(headers.end)}`],
     },
+    ...groupsOf(byAddress(image.sections)).map(groupPart),
+    ...tableParts(image),
   ];
-  for (const group of groupsOf(byAddress(image.sections)))
-    parts.push(group.length > 1 ? debugPart(group) : sectionPart(group[0] as Section));
-  const tables = tablesOf(image);
-  return [...parts, ...tables];
 }
 
 /** Debug sections that lie behind each other, in memory and in the file, are one part. */
 function groupsOf(sections: readonly Section[]): Section[][] {
   const groups: Section[][] = [];
   for (const section of sections) {
-    const last = groups.at(-1)?.at(-1);
-    const joins =
-      last !== undefined &&
-      isDebug(last) &&
-      isDebug(section) &&
-      section.header.sizeOfRawData !== 0 &&
-      section.header.pointerToRawData >= last.header.pointerToRawData + last.header.sizeOfRawData &&
-      section.header.pointerToRawData < last.header.pointerToRawData + last.header.sizeOfRawData + 4096 &&
-      section.header.virtualAddress < sectionEnd(last) + 4096;
-    if (joins) groups.at(-1)?.push(section);
+    const group = groups.at(-1);
+    const last = group?.at(-1);
+    if (group !== undefined && last !== undefined && isDebugBehind(last, section)) group.push(section);
     else groups.push([section]);
   }
   return groups;
 }
 
-function isDebug(section: Section): boolean {
-  return sectionKind(section) === "debug";
+function isDebugBehind(before: Section, section: Section): boolean {
+  if (sectionKind(before) !== "debug" || sectionKind(section) !== "debug" || section.header.sizeOfRawData === 0)
+    return false;
+  const inFile = section.header.pointerToRawData - (before.header.pointerToRawData + before.header.sizeOfRawData);
+  const inMemory = section.header.virtualAddress - sectionEnd(before);
+  return inFile >= 0 && inFile < LEAST_GAP && inMemory < LEAST_GAP;
 }
 
 function sectionPart(section: Section): Part {
@@ -184,34 +170,30 @@ function sectionPart(section: Section): Part {
     details: [
       `${file === undefined ? "not in the file" : `file ${range(file.start, file.end)}`}, memory ${range(header.virtualAddress, end)}`,
       `${count(header.sizeOfRawData)} bytes in the file, ${count(header.virtualSize)} in memory`,
-      // Bit operations are safe below MEM_EXECUTE; alignment bits say nothing in an image.
-      `${permissions(section)} ${flagNames((header.characteristics % MEM_EXECUTE) & ~SECTION_ALIGN_MASK, SECTION_FLAGS).join(" ")}`,
+      `${permissions(section)} ${sectionFlagNames(section).join(" ")}`,
     ],
   };
 }
 
-function permissions(section: Section): string {
-  return [MEM_READ, MEM_WRITE, MEM_EXECUTE].map((flag, i) => (hasFlags(section, flag) ? "rwx"[i] : "-")).join("");
-}
-
-function debugPart(group: readonly Section[]): Part {
+function groupPart(group: readonly Section[]): Part {
   const parts = group.map(sectionPart);
-  const files = parts.flatMap(({ file }) => (file === undefined ? [] : [file]));
-  const memory = parts.flatMap((part) => (part.memory === undefined ? [] : [part.memory]));
-  const file = hull(files);
+  const [only] = parts;
+  if (only !== undefined && parts.length === 1) return only;
+  const file = hull(parts.map((part) => part.file));
   return {
     name: `DWARF, ${group.length} sections`,
     kind: "debug",
     file,
-    memory: hull(memory),
+    memory: hull(parts.map((part) => part.memory)),
     content: file === undefined ? 0 : file.end - file.start,
     details: parts.map(({ name, details }) => `${name}: ${details[0]}`),
   };
 }
 
-function hull(extents: readonly Extent[]): Extent | undefined {
-  if (extents.length === 0) return undefined;
-  return { start: Math.min(...extents.map(({ start }) => start)), end: Math.max(...extents.map(({ end }) => end)) };
+function hull(extents: readonly (Extent | undefined)[]): Extent | undefined {
+  const present = extents.filter((extent) => extent !== undefined);
+  if (present.length === 0) return undefined;
+  return { start: Math.min(...present.map(({ start }) => start)), end: Math.max(...present.map(({ end }) => end)) };
 }
 
 function fileExtent({ header }: Section): Extent | undefined {
@@ -225,38 +207,27 @@ function contentLength(data: Uint8Array): number {
   return end;
 }
 
-function tablesOf(image: Image): Part[] {
+/** What lies behind the sections, and is loaded by nobody. */
+function tableParts(image: Image): Part[] {
   const { pointerToSymbolTable: start, numberOfSymbols } = image.coff;
-  const size = image.symbols.length + image.strings.length;
-  const certificates = image.directories[DIRECTORY_CERTIFICATE];
+  const end = start + image.symbols.length + image.strings.length;
+  const { virtualAddress, size } = directory(image, DIRECTORY_CERTIFICATE);
+  const part = (name: string, file: Extent, ...details: string[]): Part[] =>
+    file.start === file.end
+      ? []
+      : [{ name, kind: "symbols", file, memory: undefined, content: file.end - file.start, details }];
   return [
-    ...(size === 0
-      ? []
-      : [
-          {
-            name: "symbols",
-            kind: "symbols" as const,
-            file: { start, end: start + size },
-            memory: undefined,
-            content: size,
-            details: [
-              `file ${range(start, start + size)}, not loaded`,
-              `COFF symbol table with ${count(numberOfSymbols)} records, string table`,
-            ],
-          },
-        ]),
-    ...(certificates === undefined || certificates.size === 0
-      ? []
-      : [
-          {
-            name: "signature",
-            kind: "symbols" as const,
-            file: { start: certificates.virtualAddress, end: certificates.virtualAddress + certificates.size },
-            memory: undefined,
-            content: certificates.size,
-            details: ["the certificate table of a signed image, not loaded"],
-          },
-        ]),
+    ...part(
+      "symbols",
+      { start, end },
+      `file ${range(start, end)}, not loaded`,
+      `COFF symbol table with ${count(numberOfSymbols)} records, string table`,
+    ),
+    ...part(
+      "signature",
+      { start: virtualAddress, end: virtualAddress + size },
+      "the certificate table of a signed image, not loaded",
+    ),
   ];
 }
 
@@ -274,7 +245,8 @@ function holesOf({ sections }: LoadSpan): Extent[] {
 }
 
 function straysOf(image: Image, parts: readonly Part[]): Extent[] {
-  const used = parts.flatMap(({ file }) => (file === undefined ? [] : [file])).sort((a, b) => a.start - b.start);
+  const files = parts.map(({ file }) => file).filter((file) => file !== undefined);
+  const used = files.sort((a, b) => a.start - b.start);
   const strays: Extent[] = [];
   let end = 0;
   for (const extent of [...used, { start: image.fileSize, end: image.fileSize }]) {
@@ -284,14 +256,15 @@ function straysOf(image: Image, parts: readonly Part[]): Extent[] {
   return strays;
 }
 
-function linearFinding(image: Image, span: LoadSpan | undefined, whyNoSpan: string | undefined): Finding {
-  if (span === undefined) return { text: `no load span: ${whyNoSpan ?? ""}`, bad: true };
-  const reason = whyNotLinear(image, span);
-  if (reason !== undefined) return { text: "not linear: no one range of the file is the load span", bad: true };
-  return {
-    text: `linear: file offset = RVA - ${hex(span.first - image.optional.sizeOfHeaders)} over the load span`,
-    bad: false,
-  };
+function holesRemark(holes: readonly Extent[]): Remark[] {
+  if (holes.length === 0) return [];
+  const bytes = holes.reduce((sum, { start, end }) => sum + end - start, 0);
+  return [bad(`${holes.length} gaps in the load span, ${count(bytes)} bytes that the file does not have`)];
+}
+
+function linearRemark(image: Image, span: LoadSpan): Remark {
+  if (whyNotLinear(image, span) !== undefined) return bad("not linear: no one range of the file is the load span");
+  return good(`linear: file offset = RVA - ${hex(span.first - image.optional.sizeOfHeaders)} over the load span`);
 }
 
 function headersOf(bytes: Uint8Array): PictureFacts["headers"] {
@@ -302,36 +275,30 @@ function headersOf(bytes: Uint8Array): PictureFacts["headers"] {
   return found.flatMap(({ name, at }) => (at === undefined ? [] : [{ name, at }]));
 }
 
-function attempt(name: Coverage["name"], load: () => MultibootLoad): { coverage?: Coverage; finding: Finding } {
-  let done: MultibootLoad | undefined;
-  const reason = reasonOf("load", () => (done = load()));
-  if (done === undefined) {
-    const words = (reason ?? "")
+function loaded(name: Coverage["name"], load: () => MultibootLoad): { coverage?: Coverage; remark: Remark } {
+  const { value, reason = "" } = attempt("load", load);
+  if (value === undefined) {
+    const words = reason
       .replace(/^cannot be loaded: the Multiboot[12] header /, "header ")
       .replace(/, run emit-header|: run emit-header/, "");
-    return { finding: { text: `${name}: ${words}`, bad: true } };
+    return { remark: bad(`${name}: ${words}`) };
   }
-  const { headerAt, offset, loadAddr, loadEndAddr, bssEndAddr, entryAddr } = done;
+  const { headerAt, offset, loadAddr, loadEndAddr, bssEndAddr, entryAddr } = value;
   const zeroedTo = bssEndAddr === 0 ? loadEndAddr : bssEndAddr;
   const file = { start: offset, end: offset + loadEndAddr - loadAddr };
+  const what = `header at ${hex(headerAt)}, loads ${range(file.start, file.end)} at ${hex(loadAddr)}`;
   return {
     coverage: { name, headerAt, file, memory: { start: loadAddr, end: loadEndAddr }, zeroedTo },
-    finding: {
-      text: `${name}: header at ${hex(headerAt)}, loads ${range(file.start, file.end)} at ${hex(loadAddr)}, zeroes up to ${hex(zeroedTo)}, entry ${hex(entryAddr)}`,
-      bad: false,
-    },
+    remark: good(`${name}: ${what}, zeroes up to ${hex(zeroedTo)}, entry ${hex(entryAddr)}`),
   };
 }
 
 /** Xen reads the base relocation table at run time: shim must load it, and it must not come between .bss and its end. */
-function tableFinding(image: Image, span: LoadSpan | undefined): Finding[] {
+function tableRemark(image: Image, span: LoadSpan | undefined): Remark {
   const reloc = image.sections.find((s) => s.name === ".reloc");
-  if (reloc === undefined) return [{ text: "there is no section .reloc", bad: true }];
-  if (hasFlags(reloc, MEM_DISCARDABLE))
-    return [{ text: ".reloc is discardable: shim does not load it, and Xen reads it", bad: true }];
-  const where =
-    span === undefined || reloc.header.virtualAddress >= span.bssStart
-      ? "behind .bss, for EFI only"
-      : "ahead of __init_end, inside the load span";
-  return [{ text: `.reloc is ${where}, and shim loads it`, bad: false }];
+  if (reloc === undefined) return bad("there is no section .reloc");
+  if (hasFlags(reloc, MEM_DISCARDABLE)) return bad(".reloc is discardable: shim does not load it, and Xen reads it");
+  const behind = span === undefined || reloc.header.virtualAddress >= span.bssStart;
+  const where = behind ? "behind .bss, for EFI only" : "ahead of __init_end, inside the load span";
+  return good(`.reloc is ${where}, and shim loads it`);
 }

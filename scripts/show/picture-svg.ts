@@ -22,7 +22,7 @@ const FILE_BRACKETS = { Multiboot2: 38, Multiboot1: 16 } as const;
 const SPAN_BRACKET = 522;
 const MEMORY_BRACKETS = { Multiboot2: 544, Multiboot1: 566 } as const;
 const LINE = 18;
-/** Characters of a finding's line. */
+/** Characters of a remark's line. */
 const MOST_CHARACTERS = 88;
 const LEGEND = { column: 190, row: 24 };
 /** Pixels of an average character at the size of running text, and then some. */
@@ -32,15 +32,15 @@ const CHARACTER = 6.7;
 export function svgPicture(pictures: readonly PictureFacts[]): string {
   const panels = pictures.map((facts) => ({ facts, columns: columnsOf(facts) }));
   const low = Math.max(...panels.map(({ columns }) => columns.bottom)) + PANEL.top;
-  const wrapped = pictures.map(({ findings }) => findings.map(({ text, bad }) => ({ lines: wrap(text), bad })));
-  const findingsEnd =
-    low + 26 + LINE * Math.max(...wrapped.map((findings) => findings.reduce((n, { lines }) => n + lines.length, 0)));
+  const wrapped = pictures.map(({ remarks }) => remarks.map(({ text, bad }) => ({ lines: wrap(text), bad })));
+  const remarksEnd =
+    low + 26 + LINE * Math.max(...wrapped.map((remarks) => remarks.reduce((n, { lines }) => n + lines.length, 0)));
   const kinds = KINDS.filter(([kind]) =>
     panels.some(({ columns }) => [...columns.file, ...columns.memory].some((s) => s.kind === kind)),
   );
   const width = 2 * MARGIN + pictures.length * PANEL.width + (pictures.length - 1) * PANEL.gap;
-  const scale = legend(kinds, findingsEnd + 16, width - 2 * MARGIN);
-  const height = findingsEnd + 16 + scale.height + MARGIN;
+  const scale = legend(kinds, remarksEnd + 16, width - 2 * MARGIN);
+  const height = remarksEnd + 16 + scale.height + MARGIN;
   const title = pictures.map((facts) => facts.title).join(" and ");
   return `${[
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" role="img" aria-labelledby="title desc">`,
@@ -60,7 +60,7 @@ export function svgPicture(pictures: readonly PictureFacts[]): string {
 
 function description(pictures: readonly PictureFacts[]): string {
   return pictures
-    .map(({ title, findings }) => `${title}:\n${findings.map(({ text }) => `${text}.\n`).join("")}`)
+    .map(({ title, remarks }) => `${title}:\n${remarks.map(({ text }) => `${text}.\n`).join("")}`)
     .join("");
 }
 
@@ -165,7 +165,7 @@ function panel(
   columns: Columns,
   x: number,
   low: number,
-  findings: readonly Wrapped[],
+  remarks: readonly Wrapped[],
   index: number,
 ): string[] {
   return [
@@ -181,7 +181,7 @@ function panel(
       `<g transform="translate(0 ${PANEL.top})">`,
       ...[...parts(facts, columns), ...brackets(facts, columns)].map(indent),
       "</g>",
-      ...findingLines(findings, low + 26),
+      ...remarkLines(remarks, low + 26),
     ].map(indent),
     "</g>",
   ];
@@ -349,9 +349,9 @@ function zeroed({ zeroedTo }: Coverage, x: number, from: number, memory: readonl
   return [`<path class="bracket zeroed" d="M${x} ${from}V${end}h-4"/>`, ...words];
 }
 
-function findingLines(findings: readonly Wrapped[], top: number): string[] {
+function remarkLines(remarks: readonly Wrapped[], top: number): string[] {
   let y = top;
-  return findings.flatMap(({ lines, bad }) => {
+  return remarks.flatMap(({ lines, bad }) => {
     const mark = bad
       ? `<path class="bad" d="M2 ${y - 9}l8 8m0 -8l-8 8"/>`
       : `<path class="good" d="M2 ${y - 5}l3 4l6 -8"/>`;

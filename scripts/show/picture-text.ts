@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // The picture in words, for terminals, for screen readers and where nothing is drawn: a line for each thing in the order
-// of the file, then what is in memory only; marks for what Multiboot loads; the same findings.
+// of the file, then what is in memory only; marks for what Multiboot loads; the same remarks.
 
 import { hex } from "../cli/numbers.ts";
 import { count } from "./picture-facts.ts";
@@ -17,7 +17,7 @@ export function textPicture(pictures: readonly PictureFacts[]): string {
 }
 
 function onePicture(facts: PictureFacts): string {
-  const { title, size, findings, coverage } = facts;
+  const { title, size, remarks, coverage } = facts;
   const lines = rows(facts).map(({ name, file, memory }) => [
     name,
     file === undefined ? "-" : hex(file.start),
@@ -29,7 +29,7 @@ function onePicture(facts: PictureFacts): string {
   const table = [["", "file", "to", "memory", "to", ...coverage.map(({ name }) => name)], ...lines];
   const width = (column: number): number => Math.max(...table.map((row) => row[column]?.length ?? 0));
   const padded = table.map((row) => `  ${row.map((cell, i) => cell.padEnd(width(i))).join("  ")}`.trimEnd());
-  return `${title}: ${count(size)} bytes\n${padded.join("\n")}\n\n${findings.map(({ text, bad }) => `  ${bad ? "!" : " "} ${text}\n`).join("")}`;
+  return `${title}: ${count(size)} bytes\n${padded.join("\n")}\n\n${remarks.map(({ text, bad }) => `  ${bad ? "!" : " "} ${text}\n`).join("")}`;
 }
 
 function rows({ parts, holes, strays }: PictureFacts): Row[] {
