@@ -46,22 +46,34 @@ function section(heading: string, rows: readonly Row[]): string[] {
 
 /** Names come from the file, and a terminal would act on some of them: every cell is made printable. */
 function table(rows: readonly Row[]): string[] {
+  const cells = rows.map((row) => row.map(printable));
   const widths: number[] = [];
-  for (const row of rows) row.forEach((cell, i) => (widths[i] = Math.max(widths[i] ?? 0, printable(cell).length)));
-  return rows.map((row) => `  ${row.map((cell, i) => printable(cell).padEnd(widths[i] ?? 0)).join("  ")}`.trimEnd());
+  for (const row of cells) row.forEach((cell, i) => (widths[i] = Math.max(widths[i] ?? 0, cell.length)));
+  return cells.map((row) => `  ${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("  ")}`.trimEnd());
 }
 
+type Notes = Readonly<Record<string, string>>;
+
 /** Every field of a structure, in its order, under the PE specification's name. */
-function fieldRows(fields: Plain, remarks: Readonly<Record<string, string>> = {}): Row[] {
-  return Object.entries(fields).map(([name, value]) => [
-    name.charAt(0).toUpperCase() + name.slice(1),
-    typeof value === "string" ? value : isCount(name) ? String(value) : hex(value),
-    remarks[name] ?? "",
+function fieldRows(fields: Plain, notes: Notes = {}): Row[] {
+  return Object.entries(fields).map(([field, value]) => [
+    field.charAt(0).toUpperCase() + field.slice(1),
+    typeof value === "string" || isCount(field) ? String(value) : hex(value),
+    notes[field] ?? "",
   ]);
 }
 
 function isCount(field: string): boolean {
   return /^(major|minor|numberOf)/.test(field);
+}
+
+/** The same in the Multiboot specifications' spelling: header_addr. */
+function snakeRows(fields: Readonly<Record<string, number>>, notes: Notes = {}): Row[] {
+  return Object.entries(fields).map(([field, value]) => [
+    field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
+    hex(value),
+    notes[field] ?? "",
+  ]);
 }
 
 function counts(numbers: Readonly<Record<string, number>>): string {
@@ -70,79 +82,64 @@ function counts(numbers: Readonly<Record<string, number>>): string {
     .join(", ");
 }
 
-function yesNo(reasonAgainst: string | null): string {
-  return reasonAgainst === null ? "yes" : `no: ${reasonAgainst}`;
+/** Range and size, two cells. */
+function extent(start: number, end: number): Row {
+  return [range(start, end), hex(end - start)];
+}
+
+function problemRows(problem: string | null): Row[] {
+  return problem === null ? [] : [["problem", problem]];
 }
 
 // ---- blocks
 
 function summary({ file, checkSum, signed, problems, loadSpan, noLoadSpan }: Facts): string[] {
-  const span: Row[] =
-    loadSpan === null
-      ? [["load span", `none: ${noLoadSpan}`]]
-      : [
-          [
-            "load span",
-            `${range(loadSpan.first, loadSpan.dataEnd)}, .bss at ${hex(loadSpan.bssStart)}, zeroed up to ${hex(loadSpan.bssEnd)}`,
-          ],
-          [
-            "linear",
-            yesNo(loadSpan.notLinear) +
-              (loadSpan.delta === null ? "" : `, file offset = RVA - ${hex(loadSpan.delta)} in the load span`),
-          ],
-        ];
+  const { found, computed, right } = checkSum;
   return section("File", [
     ["size", `${hex(file.size)}, ${file.size} bytes`],
     ["SHA-256", file.sha256],
-    [
-      "CheckSum",
-      checkSum.right
-        ? `${hex(checkSum.found)}, right`
-        : `${hex(checkSum.found)}, wrong: ${hex(checkSum.computed)} computed`,
-    ],
+    ["CheckSum", right ? `${hex(found)}, right` : `${hex(found)}, wrong: ${hex(computed)} computed`],
     ["signed", signed ? "yes" : "no"],
-    ...span,
-    ...problems.map((problem) => ["problem", problem]),
+    ...(loadSpan === null ? [["load span", `none: ${noLoadSpan}`]] : spanRows(loadSpan)),
+    ...problems.flatMap(problemRows),
   ]);
+}
+
+function spanRows({ first, dataEnd, bssStart, bssEnd, delta, notLinear }: NonNullable<Facts["loadSpan"]>): Row[] {
+  const linear = notLinear === null ? "yes" : `no: ${notLinear}`;
+  return [
+    ["load span", `${range(first, dataEnd)}, .bss at ${hex(bssStart)}, zeroed up to ${hex(bssEnd)}`],
+    ["linear", delta === null ? linear : `${linear}, file offset = RVA - ${hex(delta)} in the load span`],
+  ];
 }
 
 function directories({ directories }: Facts): string[] {
   return section("Data directories", [
     ["#", "name", "range", "size", "section"],
-    ...directories.map(({ name, virtualAddress, size, section }, i) =>
-      virtualAddress === 0 && size === 0
-        ? [String(i), name, "-"]
-        : [
-            String(i),
-            name,
-            range(virtualAddress, virtualAddress + size),
-            hex(size),
-            section ?? (name === "Certificate Table" ? "file offset" : "no section"),
-          ],
-    ),
+    ...directories.map(({ name, virtualAddress, size, section }, i) => {
+      const where = section ?? (name === "Certificate Table" ? "file offset" : "no section");
+      const empty = virtualAddress === 0 && size === 0;
+      return [String(i), name, ...(empty ? ["-"] : [...extent(virtualAddress, virtualAddress + size), where])];
+    }),
   ]);
 }
 
 function sections({ sections }: Facts): string[] {
   return section("Sections", [
     ["#", "name", "file range", "size", "memory range", "size", "RVA - file", "rwx", "flags"],
-    ...sections.flatMap(({ name, storedName, header, file, memory, delta, rwx, flagNames }, i) => [
-      [
+    ...sections.map((one, i) => {
+      const { name, storedName, header, file, memory } = one;
+      const nowhere = header.pointerToRawData === 0 ? "-" : `at ${hex(Number(header.pointerToRawData))}`;
+      return [
         String(i + 1),
         name === printable(storedName) ? name : `${name} (${storedName})`,
-        file === null
-          ? header.pointerToRawData === 0
-            ? "-"
-            : `at ${hex(Number(header.pointerToRawData))}`
-          : range(file.start, file.end),
-        file === null ? "0x0" : hex(file.end - file.start),
-        range(memory.start, memory.end),
-        hex(memory.end - memory.start),
-        delta === null ? "-" : signedHex(delta),
-        rwx,
-        [hex(Number(header.characteristics)), ...flagNames, ...leftovers(header)].join(" "),
-      ],
-    ]),
+        ...(file === null ? [nowhere, "0x0"] : extent(file.start, file.end)),
+        ...extent(memory.start, memory.end),
+        one.delta === null ? "-" : signedHex(one.delta),
+        one.rwx,
+        [hex(Number(header.characteristics)), ...one.flagNames, ...leftovers(header)].join(" "),
+      ];
+    }),
   ]);
 }
 
@@ -167,28 +164,30 @@ const PADDING: readonly number[] = [0x90, 0xcc];
 
 function multiboot1(facts: Facts["multiboot1"], sizeOfHeaders: number): string[] {
   if (facts === null) return ["Multiboot1 header: none"];
-  const rows = snakeRows(facts.fields, { flags: facts.flagNames.join(" ") });
-  return section(
-    `Multiboot1 header ${placeText(facts, sizeOfHeaders, "8 KiB")}`,
-    facts.problem === null ? rows : [...rows, ["problem", facts.problem]],
-  );
+  return section(`Multiboot1 header ${placeText(facts, sizeOfHeaders, "8 KiB")}`, [
+    ...snakeRows(facts.fields, { flags: facts.flagNames.join(" ") }),
+    ...problemRows(facts.problem),
+  ]);
 }
 
 function multiboot2(facts: Facts["multiboot2"], sizeOfHeaders: number): string[] {
   if (facts === null) return ["Multiboot2 header: none"];
   const { fields, tags, behind, problem } = facts;
-  const end = facts.rva === null ? "" : ` at RVA ${hex(facts.rva + (fields.headerLength ?? 0))}`;
   return [
     ...section(`Multiboot2 header ${placeText(facts, sizeOfHeaders, "32 KiB")}`, snakeRows(fields)),
     ...(problem === null
       ? table([["offset", "type", "flags", "size", "tag"], ...tags.map(tagRow)])
       : [`  problem: ${problem}`]),
-    ...(behind === null
-      ? []
-      : [
-          `  behind it${end}: ${PADDING.includes(behind.byte) ? `${hex(behind.bytes)} bytes of padding, ` : "no padding, "}${hex(behind.byte)}`,
-        ]),
+    ...(behind === null ? [] : [`  behind it${placeBehind(facts)}: ${paddingText(behind)}${hex(behind.byte)}`]),
   ];
+}
+
+function placeBehind({ rva, fields }: NonNullable<Facts["multiboot2"]>): string {
+  return rva === null ? "" : ` at RVA ${hex(rva + fields.headerLength)}`;
+}
+
+function paddingText({ byte, bytes }: { byte: number; bytes: number }): string {
+  return PADDING.includes(byte) ? `${hex(bytes)} bytes of padding, ` : "no padding, ";
 }
 
 function tagRow({ offset, type, name, optional, flags, size, fields, requests, rest }: TagFacts): Row {
@@ -196,15 +195,6 @@ function tagRow({ offset, type, name, optional, flags, size, fields, requests, r
   const values = Object.entries(fields).map(([field, value]) => `${field}=${hex(value)}`);
   const tag = [name, ...values, ...requests, ...(rest === "" ? [] : [`rest=${rest}`])].join(" ");
   return [`+${hex(offset)}`, String(type), flagText, hex(size), tag];
-}
-
-/** The Multiboot specifications' spelling: header_addr. */
-function snakeRows(fields: Readonly<Record<string, number>>, remarks: Readonly<Record<string, string>> = {}): Row[] {
-  return Object.entries(fields).map(([name, value]) => [
-    name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
-    hex(value),
-    remarks[name] ?? "",
-  ]);
 }
 
 /** Where the table still begins at _end, dozens of instructions compute that address. */
@@ -215,51 +205,38 @@ function addresses(rvas: readonly number[]): string {
   return rvas.slice(0, SHOWN_REFERENCES).map(hex).join(" ") + (more > 0 ? ` and ${more} more` : "") || "none";
 }
 
-function relocations({
-  relocations: { entries, types, sections, blocks, startReferences, endReferences, problem },
-}: Facts): string[] {
+function relocations({ relocations }: Facts): string[] {
+  const { entries, types, sections, blocks } = relocations;
+  const address = (rva: number | null): string => (rva === null ? "-" : hex(rva));
+  const rows = blocks.map(({ page, size, first, last, sections, types }) => {
+    return [hex(page), hex(size), address(first), address(last), sections.join(" ") || "-", counts(types)];
+  });
   return [
     ...section("Base relocations", [
       ["entries", entries === 0 ? "0" : `${entries}: ${counts(types)}`],
       ["targets", counts(sections) || "none"],
-      ["lea of its start", addresses(startReferences)],
-      ["lea of its end", addresses(endReferences)],
-      ...(problem === null ? [] : [["problem", problem]]),
+      ["lea of its start", addresses(relocations.startReferences)],
+      ["lea of its end", addresses(relocations.endReferences)],
+      ...problemRows(relocations.problem),
     ]),
-    ...(blocks.length === 0
-      ? []
-      : table([
-          ["page", "size", "first", "last", "in", "entries"],
-          ...blocks.map((block) => [
-            hex(block.page),
-            hex(block.size),
-            block.first === null ? "-" : hex(block.first),
-            block.last === null ? "-" : hex(block.last),
-            block.sections.join(" ") || "-",
-            counts(block.types),
-          ]),
-        ])),
+    ...(rows.length === 0 ? [] : table([["page", "size", "first", "last", "in", "entries"], ...rows])),
   ];
 }
 
 function debug({ debug }: Facts): string[] {
   if (debug.length === 0) return ["Debug directory: none"];
-  return debug.flatMap(({ typeName, fileOffset, codeView, ...fields }, i) => [
-    ...section(`Debug directory entry ${i + 1}: ${typeName}`, [
-      ...fieldRows(fields, {
-        pointerToRawData:
-          fileOffset === null || fileOffset === fields.pointerToRawData
-            ? ""
-            : `wrong: AddressOfRawData is at ${hex(fileOffset)}`,
-      }),
+  return debug.flatMap(({ typeName, fileOffset, codeView, ...fields }, i) => {
+    const right = fileOffset === null || fileOffset === fields.pointerToRawData;
+    return section(`Debug directory entry ${i + 1}: ${typeName}`, [
+      ...fieldRows(fields, right ? {} : { pointerToRawData: `wrong: AddressOfRawData is at ${hex(fileOffset)}` }),
       ...(codeView === null
         ? []
         : [
             [codeView.signature, `age ${hex(codeView.age)}, path "${codeView.path}"`],
             ["build-id", codeView.guid],
           ]),
-    ]),
-  ]);
+    ]);
+  });
 }
 
 function symbols({ symbols, coff }: Facts): string[] {
@@ -275,8 +252,7 @@ function regions({ regions }: Facts): string[] {
   return section(
     "File, part by part",
     regions.map(({ what, start, end, sha256, zeros, overlaps }) => [
-      range(start, end),
-      hex(end - start),
+      ...extent(start, end),
       zeros ? "zeros" : sha256,
       overlaps ? `${what}, overlapping` : what,
     ]),

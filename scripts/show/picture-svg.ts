@@ -15,8 +15,12 @@ import type { Columns, Strip } from "./picture-scale.ts";
 
 const MARGIN = 20;
 const PANEL = { width: 580, top: 74, gap: 24 };
-const FILE = { x: 106, width: 124 };
-const MEMORY = { x: 314, width: 130 };
+interface Place {
+  readonly x: number;
+  readonly width: number;
+}
+const FILE: Place = { x: 106, width: 124 };
+const MEMORY: Place = { x: 314, width: 130 };
 /** Brackets of what loaders copy: beside the file, and beside memory. */
 const FILE_BRACKETS = { Multiboot2: 38, Multiboot1: 16 } as const;
 const SPAN_BRACKET = 522;
@@ -28,16 +32,25 @@ const LEGEND = { column: 190, row: 24 };
 /** Pixels of an average character at the size of running text, and then some. */
 const CHARACTER = 6.7;
 
+/** An image with its columns and its remarks in lines. */
+interface Panel {
+  readonly facts: PictureFacts;
+  readonly columns: Columns;
+  readonly remarks: readonly { readonly lines: readonly string[]; readonly bad: boolean }[];
+}
+
 /** One picture, of one image or of two side by side. */
 export function svgPicture(pictures: readonly PictureFacts[]): string {
-  const panels = pictures.map((facts) => ({ facts, columns: columnsOf(facts) }));
+  const panels: Panel[] = pictures.map((facts) => ({
+    facts,
+    columns: columnsOf(facts),
+    remarks: facts.remarks.map(({ text, bad }) => ({ lines: wrap(text, MOST_CHARACTERS), bad })),
+  }));
   const low = Math.max(...panels.map(({ columns }) => columns.bottom)) + PANEL.top;
-  const wrapped = pictures.map(({ remarks }) => remarks.map(({ text, bad }) => ({ lines: wrap(text), bad })));
-  const remarksEnd =
-    low + 26 + LINE * Math.max(...wrapped.map((remarks) => remarks.reduce((n, { lines }) => n + lines.length, 0)));
-  const kinds = KINDS.filter(([kind]) =>
-    panels.some(({ columns }) => [...columns.file, ...columns.memory].some((s) => s.kind === kind)),
-  );
+  const remarkCount = Math.max(...panels.map(({ remarks }) => remarks.flatMap(({ lines }) => lines).length));
+  const remarksEnd = low + 26 + LINE * remarkCount;
+  const strips = panels.flatMap(({ columns }) => [...columns.file, ...columns.memory]);
+  const kinds = KINDS.filter(([kind]) => strips.some((strip) => strip.kind === kind));
   const width = 2 * MARGIN + pictures.length * PANEL.width + (pictures.length - 1) * PANEL.gap;
   const scale = legend(kinds, remarksEnd + 16, width - 2 * MARGIN);
   const height = remarksEnd + 16 + scale.height + MARGIN;
@@ -50,9 +63,7 @@ export function svgPicture(pictures: readonly PictureFacts[]): string {
     style(),
     patterns(),
     `<rect class="paper" width="${width}" height="${height}"/>`,
-    ...panels.flatMap(({ facts, columns }, i) =>
-      panel(facts, columns, MARGIN + i * (PANEL.width + PANEL.gap), low, wrapped[i] ?? [], i),
-    ),
+    ...panels.flatMap((panel, i) => panelLines(panel, i, low)),
     ...scale.lines,
     "</svg>",
   ].join("\n")}\n`;
@@ -68,7 +79,7 @@ export function escape(text: string): string {
   return text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/"/g, "&quot;");
 }
 
-function wrap(text: string, most = MOST_CHARACTERS): string[] {
+function wrap(text: string, most: number): string[] {
   const lines: string[] = [""];
   for (const word of text.split(" ")) {
     const line = lines.at(-1) ?? "";
@@ -158,28 +169,20 @@ function patterns(): string {
 
 // ---- an image
 
-type Wrapped = { readonly lines: readonly string[]; readonly bad: boolean };
-
-function panel(
-  facts: PictureFacts,
-  columns: Columns,
-  x: number,
-  low: number,
-  remarks: readonly Wrapped[],
-  index: number,
-): string[] {
+function panelLines({ facts, columns, remarks }: Panel, index: number, low: number): string[] {
+  const x = MARGIN + index * (PANEL.width + PANEL.gap);
   return [
     "",
     `<g id="image-${index + 1}" transform="translate(${x} 0)">`,
     ...[
-      `<text class="title" x="${FILE.x}" y="34">${escape(facts.title)}</text>`,
-      `<text class="end" x="${PANEL.width}" y="34">${count(facts.size)} bytes</text>`,
-      `<text class="small end" x="${FILE.x - 6}" y="62">file offset</text>`,
-      `<text class="strong mid" x="${FILE.x + FILE.width / 2}" y="62">file</text>`,
-      `<text class="strong mid" x="${MEMORY.x + MEMORY.width / 2}" y="62">memory</text>`,
-      `<text class="small" x="${MEMORY.x + MEMORY.width + 6}" y="62">RVA</text>`,
+      words(FILE.x, 34, facts.title, "title"),
+      words(PANEL.width, 34, `${count(facts.size)} bytes`, "end"),
+      words(FILE.x - 6, 62, "file offset", "small end"),
+      words(FILE.x + FILE.width / 2, 62, "file", "strong mid"),
+      words(MEMORY.x + MEMORY.width / 2, 62, "memory", "strong mid"),
+      words(MEMORY.x + MEMORY.width + 6, 62, "RVA", "small"),
       `<g transform="translate(0 ${PANEL.top})">`,
-      ...[...parts(facts, columns), ...brackets(facts, columns)].map(indent),
+      ...[...parts(facts, columns), ...gaps(columns), ...brackets(facts, columns)].map(indent),
       "</g>",
       ...remarkLines(remarks, low + 26),
     ].map(indent),
@@ -191,31 +194,39 @@ function indent(line: string): string {
   return `  ${line}`;
 }
 
+function words(x: number, y: number, text: string, classes = ""): string {
+  return `<text${classes === "" ? "" : ` class="${classes}"`} x="${x}" y="${y}">${escape(text)}</text>`;
+}
+
+/** Words that go up, around a point. */
+function upwards(x: number, y: number, text: string, classes: string): string {
+  return `<text class="${classes}" transform="translate(${x} ${y}) rotate(-90)">${text}</text>`;
+}
+
 /** Each part with its strips in both columns, so that pointing at one shows the other. */
 function parts(facts: PictureFacts, { file, memory }: Columns): string[] {
-  const between = [...file, ...memory].filter(({ part, kind }) => part === undefined && kind !== "nothing");
-  return [
-    ...facts.parts.flatMap((part) =>
-      partGroup(
-        part,
-        file.filter((s) => s.part === part),
-        memory.filter((s) => s.part === part),
-        facts,
-      ),
-    ),
-    ...between.flatMap((strip) => {
-      const place = file.includes(strip) ? FILE : MEMORY;
-      const bytes = strip.extent.end - strip.extent.start;
-      return group(
-        `gap: ${hex(strip.extent.start)} to ${hex(strip.extent.end)}, ${count(bytes)} bytes${place === MEMORY ? " of memory that the file does not have" : " of the file that belong to nothing"}`,
-        [
+  return facts.parts.flatMap((part) => {
+    const [inFile, inMemory] = [file, memory].map((strips) => strips.filter((strip) => strip.part === part));
+    return partGroup(part, inFile ?? [], inMemory ?? [], facts);
+  });
+}
+
+/** What lies between the parts. */
+function gaps({ file, memory }: Columns): string[] {
+  const between = (strips: readonly Strip[], place: Place, what: string): string[] =>
+    strips
+      .filter(({ part, kind }) => part === undefined && kind !== "nothing")
+      .flatMap((strip) => {
+        const { start, end } = strip.extent;
+        const name = words(place.x + place.width / 2, middle(strip), "gap", "name mid strong");
+        return group(`gap: ${hex(start)} to ${hex(end)}, ${count(end - start)} bytes ${what}`, [
           ...rectangle(strip, place),
-          ...(strip.height >= 14
-            ? [`<text class="name mid strong" x="${place.x + place.width / 2}" y="${middle(strip)}">gap</text>`]
-            : []),
-        ],
-      );
-    }),
+          ...(strip.height >= 14 ? [name] : []),
+        ]);
+      });
+  return [
+    ...between(file, FILE, "of the file that belong to nothing"),
+    ...between(memory, MEMORY, "of memory that the file does not have"),
   ];
 }
 
@@ -243,7 +254,7 @@ function link(from: Strip, to: Strip): string[] {
   ];
 }
 
-function rectangle({ kind, y, height, cut }: Strip, { x, width }: { x: number; width: number }): string[] {
+function rectangle({ kind, y, height, cut }: Strip, { x, width }: Place): string[] {
   return [
     `<rect class="edge" style="fill:url(#${kind})" x="${x}" y="${y}" width="${width}" height="${height}"/>`,
     ...(cut ? zigzag(x - 4, y + Math.round((height * 3) / 4), width + 8) : []),
@@ -264,26 +275,23 @@ function middle({ y, height, cut }: Strip): number {
   return y + Math.round(height / (cut ? 3 : 2)) + 4;
 }
 
-function labels(strip: Strip, { x, width }: { x: number; width: number }, facts: PictureFacts): string[] {
-  const { part, extent, named } = strip;
+function labels(strip: Strip, place: Place, facts: PictureFacts): string[] {
+  const { part, extent, named, y } = strip;
   if (part === undefined || !named) return [];
-  const inFile = x === FILE.x;
-  const tags = inFile
-    ? facts.headers.filter(({ at }) => at >= extent.start && at < extent.end).map(({ name }) => name)
-    : [];
-  const address = inFile
-    ? `<text class="small end" x="${x - 6}" y="${strip.y + 12}">${hex(extent.start)}</text>`
-    : `<text class="small" x="${x + width + 6}" y="${strip.y + 12}">${hex(extent.start)}</text>`;
-  const name =
-    tags.length === 0
-      ? `<text class="name mid" x="${x + width / 2}" y="${middle(strip)}">${escape(short(part.name))}</text>`
-      : `<text class="name" x="${x + 6}" y="${middle(strip)}">${escape(short(part.name))}</text>`;
+  const { x, width } = place;
+  const inFile = place === FILE;
+  const headers = inFile ? facts.headers.filter(({ at }) => at >= extent.start && at < extent.end) : [];
+  const tags = headers.map(({ name }) => name).join(" ");
+  const name = short(part.name);
+  const address = hex(extent.start);
   return [
-    name,
-    ...(tags.length === 0
-      ? []
-      : [`<text class="name end strong small" x="${x + width - 4}" y="${middle(strip)}">${tags.join(" ")}</text>`]),
-    address,
+    ...(tags === ""
+      ? [words(x + width / 2, middle(strip), name, "name mid")]
+      : [
+          words(x + 6, middle(strip), name, "name"),
+          words(x + width - 4, middle(strip), tags, "name end strong small"),
+        ]),
+    inFile ? words(x - 6, y + 12, address, "small end") : words(x + width + 6, y + 12, address, "small"),
   ];
 }
 
@@ -294,28 +302,24 @@ function short(name: string): string {
 
 // ---- what loaders copy
 
-function brackets(facts: PictureFacts, { file, memory }: Columns): string[] {
-  const { span, holes, coverage } = facts;
-  const lines: string[] = [];
-  if (span !== undefined) {
-    const bad = holes.length !== 0;
-    lines.push(
-      ...bracket(
-        "load span",
-        SPAN_BRACKET,
-        extentY(memory, { start: span.first, end: span.dataEnd }),
-        1,
-        bad ? "bad" : "bracket",
-      ),
-    );
-  }
-  for (const cover of coverage) {
-    lines.push(...bracket(`${cover.name} reads`, FILE_BRACKETS[cover.name], extentY(file, cover.file), -1, "bracket"));
-    const x = MEMORY_BRACKETS[cover.name];
-    const loaded = extentY(memory, cover.memory);
-    lines.push(...bracket(`${cover.name} loads`, x, loaded, 1, "bracket"), ...zeroed(cover, x, loaded.end, memory));
-  }
-  return lines;
+function brackets({ span, holes, coverage }: PictureFacts, { file, memory }: Columns): string[] {
+  const kind = holes.length === 0 ? "bracket" : "bad";
+  const spanLines =
+    span === undefined
+      ? []
+      : bracket("load span", SPAN_BRACKET, extentY(memory, { start: span.first, end: span.dataEnd }), 1, kind);
+  return [
+    ...spanLines,
+    ...coverage.flatMap((cover) => {
+      const x = MEMORY_BRACKETS[cover.name];
+      const loaded = extentY(memory, cover.memory);
+      return [
+        ...bracket(`${cover.name} reads`, FILE_BRACKETS[cover.name], extentY(file, cover.file), -1, "bracket"),
+        ...bracket(`${cover.name} loads`, x, loaded, 1, "bracket"),
+        ...zeroed(cover, x, loaded.end, memory),
+      ];
+    }),
+  ];
 }
 
 const ROUNDING = 4096;
@@ -329,37 +333,29 @@ function extentY(strips: readonly Strip[], { start, end }: Extent): Extent {
 }
 
 /** @param side -1: the ticks point to the right, the words are left of it; 1: the other way round */
-function bracket(words: string, x: number, { start, end }: Extent, side: 1 | -1, kind: string): string[] {
-  const tick = -4 * side;
-  const [textX, textY] = [x + side * (side === 1 ? 12 : 5), Math.round((start + end) / 2)];
+function bracket(text: string, x: number, { start, end }: Extent, side: 1 | -1, kind: string): string[] {
+  const textX = x + side * (side === 1 ? 12 : 5);
+  const classes = `small mid${kind === "bad" ? " badtext" : ""}`;
   return [
-    `<path class="${kind}" d="M${x + tick} ${start}H${x}V${end}h${tick}"/>`,
-    `<text class="small mid${kind === "bad" ? " badtext" : ""}" transform="translate(${textX} ${textY}) rotate(-90)">${words}</text>`,
+    `<path class="${kind}" d="M${x - 4 * side} ${start}H${x}V${end}h${-4 * side}"/>`,
+    upwards(textX, Math.round((start + end) / 2), text, classes),
   ];
 }
 
 function zeroed({ zeroedTo }: Coverage, x: number, from: number, memory: readonly Strip[]): string[] {
   const end = Math.round(yOf(memory, zeroedTo));
-  const words =
-    end - from < 40
-      ? []
-      : [
-          `<text class="small mid" transform="translate(${x + 12} ${Math.round((from + end) / 2)}) rotate(-90)">zeroes</text>`,
-        ];
-  return [`<path class="bracket zeroed" d="M${x} ${from}V${end}h-4"/>`, ...words];
+  const text = upwards(x + 12, Math.round((from + end) / 2), "zeroes", "small mid");
+  return [`<path class="bracket zeroed" d="M${x} ${from}V${end}h-4"/>`, ...(end - from < 40 ? [] : [text])];
 }
 
-function remarkLines(remarks: readonly Wrapped[], top: number): string[] {
+function remarkLines(remarks: Panel["remarks"], top: number): string[] {
   let y = top;
   return remarks.flatMap(({ lines, bad }) => {
     const mark = bad
       ? `<path class="bad" d="M2 ${y - 9}l8 8m0 -8l-8 8"/>`
       : `<path class="good" d="M2 ${y - 5}l3 4l6 -8"/>`;
-    const text = lines.map((line) => {
-      const element = `<text x="18" y="${y}">${escape(line)}</text>`;
-      y += LINE;
-      return element;
-    });
+    const text = lines.map((line, i) => words(18, y + i * LINE, line));
+    y += lines.length * LINE;
     return [mark, ...text];
   });
 }
@@ -368,25 +364,25 @@ function remarkLines(remarks: readonly Wrapped[], top: number): string[] {
 
 function legend(kinds: typeof KINDS, top: number, width: number): { lines: string[]; height: number } {
   const perRow = Math.floor(width / LEGEND.column);
-  const swatches = kinds.flatMap(([kind, words], i) => {
+  const swatches = kinds.flatMap(([kind, name], i) => {
     const [x, y] = [(i % perRow) * LEGEND.column, Math.floor(i / perRow) * LEGEND.row];
     return [
       `<rect class="edge" style="fill:url(#${kind})" x="${x}" y="${y}" width="26" height="16"/>`,
-      `<text x="${x + 33}" y="${y + 12}">${words}</text>`,
+      words(x + 33, y + 12, name),
     ];
   });
   const y = Math.ceil(kinds.length / perRow) * LEGEND.row + LINE;
-  const words = wrap(
+  const lines = wrap(
     `This is 1 MiB, of file and of memory. Not to scale: what would be less than ${LEAST} pixels high, the height of a name; and what has a tear, which is more than ${MOST / PIXELS_PER_MIB} MiB. Where the lines between file and memory are level, the file is linear. MB1, MB2: the Multiboot headers.`,
     Math.floor((width - 12) / CHARACTER),
   );
-  const lines = [
+  const drawn = [
     "",
     `<g id="legend" transform="translate(${MARGIN} ${top})">`,
     ...swatches.map(indent),
     `  <path class="bracket" d="M4 ${y - 12}H0V${y - 12 + PIXELS_PER_MIB}h4"/>`,
-    ...words.map((line, i) => `  <text x="12" y="${y + i * LINE}">${line}</text>`),
+    ...lines.map((line, i) => indent(words(12, y + i * LINE, line))),
     "</g>",
   ];
-  return { lines, height: y + words.length * LINE };
+  return { lines: drawn, height: y + lines.length * LINE };
 }
