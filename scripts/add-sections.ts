@@ -17,7 +17,7 @@
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import * as fs from "node:fs";
-import { displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts";
+import { aboutFile, displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts";
 import type { Command } from "./cli/cli.ts";
 import { FileError, UsageError } from "./cli/errors.ts";
 import { hex, printable, range } from "./cli/numbers.ts";
@@ -44,7 +44,7 @@ import {
   withSections,
 } from "./xen/layout.ts";
 import { hasSbatComponent, sbatFault } from "./pe/sbat.ts";
-import { aboutFile, sayOn, silent, stripSignature } from "./pe/transform.ts";
+import { sayOn, silent, stripSignature } from "./pe/transform.ts";
 import type { Say } from "./pe/transform.ts";
 import { CNT_INITIALIZED_DATA, CNT_UNINITIALIZED_DATA, DIRECTORY_CERTIFICATE, MEM_READ } from "./tables/pe.ts";
 import { findMultiboot1 } from "./xen/multiboot.ts";

@@ -6,12 +6,11 @@
 // Changes: nothing. Signed and unsigned files alike; a signature itself is not checked.
 // Refuses: what is not a PE image for x86-64.
 
-import { displayName, readInput, runIfMain } from "./cli/cli.ts";
+import { aboutFile, displayName, readInput, runIfMain } from "./cli/cli.ts";
 import type { Command } from "./cli/cli.ts";
 import { range } from "./cli/numbers.ts";
 import { authenticode, authenticodeDigests } from "./judge/authenticode.ts";
 import type { Authenticode, CountName, FileRange, Place } from "./judge/authenticode.ts";
-import { aboutFile } from "./pe/transform.ts";
 
 const USAGE = `Usage: authenticode.ts FILE [--json]
 

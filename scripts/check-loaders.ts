@@ -8,7 +8,7 @@
 //   depends on the machine (free memory, keys, whether a file is signed) is no verdict: it is said as a warning.
 // Refuses: what is not a PE image for x86-64, or points outside the file.
 
-import { displayName, readInput, runIfMain } from "./cli/cli.ts";
+import { aboutFile, displayName, readInput, runIfMain } from "./cli/cli.ts";
 import type { Command } from "./cli/cli.ts";
 import { UsageError } from "./cli/errors.ts";
 import { obstacles, traits } from "./loaders/doctor.ts";
@@ -17,7 +17,6 @@ import { examine } from "./loaders/facts.ts";
 import { PROFILES, profileNamed } from "./loaders/profiles.ts";
 import { boots, furtherLines, judge, verdictLine } from "./loaders/rules.ts";
 import type { Profile, Verdict } from "./loaders/rules.ts";
-import { aboutFile } from "./pe/transform.ts";
 
 const USAGE = `Usage: check-loaders.ts FILE [--loader NAME]... [--json]
 

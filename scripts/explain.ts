@@ -7,16 +7,15 @@
 // Takes: the result of the whole chain, or of any step; ORIGINAL may be a step's output too.
 // Not: what add-sections, strip-debug and sign make; explain the image that they were given.
 
-import { displayName, readInput, runIfMain } from "./cli/cli.ts";
+import { aboutFile, displayName, readInput, runIfMain } from "./cli/cli.ts";
 import type { Command } from "./cli/cli.ts";
 import { ImageError, UsageError } from "./cli/errors.ts";
 import { range } from "./cli/numbers.ts";
-import { parseImage } from "./pe/image.ts";
-import type { Image } from "./pe/image.ts";
-import { aboutFile } from "./pe/transform.ts";
+import type { Steps } from "./judge/expected.ts";
+import { readPe } from "./judge/read.ts";
+import type { Pe } from "./judge/read.ts";
 import type { Account } from "./show/explain-account.ts";
 import { hasAddresses, neededAccount, stepsBetween } from "./show/explain-needed.ts";
-import type { Steps } from "./show/explain-needed.ts";
 import { placeName } from "./show/explain-places.ts";
 import { explanationText } from "./show/explain-text.ts";
 
@@ -47,8 +46,8 @@ const MOST = 20;
  * @throws ImageError when one of them is no image, or the original does not tell what must have become of it
  */
 export function explain(originalBytes: Uint8Array, resultBytes: Uint8Array): Explanation {
-  const original = parseImage(originalBytes);
-  const result = parseImage(resultBytes);
+  const original = readPe(originalBytes);
+  const result = readPe(resultBytes);
   refuseOtherWork(original, result);
   const steps = stepsBetween(original, result);
   const explained = explainBy(steps, original, resultBytes);
@@ -59,13 +58,13 @@ export function explain(originalBytes: Uint8Array, resultBytes: Uint8Array): Exp
 }
 
 /** What no step does is said in a line, where it would be thousands of bytes. */
-function refuseOtherWork(original: Image, result: Image): void {
+function refuseOtherWork(original: Pe, result: Pe): void {
   if (hasAddresses(original) && !hasAddresses(result))
     throw new ImageError(
       "Cannot explain: the original has Multiboot headers with addresses and the result has none: they seem to be exchanged",
     );
   if (original.sections.length === result.sections.length) return;
-  const names = (image: Image): string[] => image.sections.map(({ name }) => name);
+  const names = (image: Pe): string[] => image.sections.map(({ name }) => name);
   const [gone, added] = [
     names(original).filter((name) => !names(result).includes(name)),
     names(result).filter((name) => !names(original).includes(name)),
@@ -79,12 +78,12 @@ function refuseOtherWork(original: Image, result: Image): void {
   );
 }
 
-function explainBy(steps: Steps, original: Image, resultBytes: Uint8Array): Explanation {
+function explainBy(steps: Steps, original: Pe, resultBytes: Uint8Array): Explanation {
   const account = neededAccount(original, steps);
   return { steps, account, unexplained: unexplainedLines(account, original, resultBytes) };
 }
 
-function unexplainedLines(account: Account, original: Image, result: Uint8Array): string[] {
+function unexplainedLines(account: Account, original: Pe, result: Uint8Array): string[] {
   const runs = account.unexplained(result);
   if (runs.length === 0) return [];
   const bytes = runs.reduce((sum, [, , count]) => sum + count, 0);
@@ -109,7 +108,7 @@ export const command: Command = {
   run([original = "", result = ""], _values, io) {
     if (original === "-" && result === "-") throw new UsageError("ORIGINAL and RESULT are both '-'");
     const originalBytes = readInput(original, io);
-    aboutFile(original, () => parseImage(originalBytes));
+    aboutFile(original, () => readPe(originalBytes));
     const { steps, account, unexplained } = aboutFile(result, () => {
       try {
         return explain(originalBytes, readInput(result, io));

@@ -7,9 +7,8 @@
 // Refuses: what is not such an image, or points outside the file. Everything else is shown, also what no transform takes
 //   (overlapping sections, a corrupt relocation table, …): the reason stands where the facts would.
 
-import { readInput, runIfMain } from "./cli/cli.ts";
+import { aboutFile, readInput, runIfMain } from "./cli/cli.ts";
 import type { Command } from "./cli/cli.ts";
-import { aboutFile } from "./pe/transform.ts";
 import { inspectFacts } from "./show/inspect-facts.ts";
 import { factsText } from "./show/inspect-text.ts";
 

@@ -8,10 +8,9 @@
 
 import { Buffer } from "node:buffer";
 import * as path from "node:path";
-import { displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts";
+import { aboutFile, displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts";
 import type { Command, Io, Values } from "./cli/cli.ts";
 import { UsageError } from "./cli/errors.ts";
-import { aboutFile } from "./pe/transform.ts";
 import { pictureFacts } from "./show/picture-facts.ts";
 import type { PictureFacts } from "./show/picture-facts.ts";
 import { htmlPicture } from "./show/picture-html.ts";

@@ -15,7 +15,7 @@ import { parseImage, serializeImage } from "./pe/image.ts";
 import { silent, stripSignature, transformCommand } from "./pe/transform.ts";
 import type { Say } from "./pe/transform.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
-import { verifyImage } from "./verify.ts";
+import { verify } from "./verify.ts";
 
 const USAGE = `Usage: mb-efi.ts IN OUT [--keep] [--strip-signature]
 
@@ -46,7 +46,7 @@ export function mbEfi(bytes: Uint8Array, { keep, stripSignature: strip }: MbEfiO
   const original = parseImage(strip ? stripSignature(bytes) : bytes);
   const relocated = relocateReloc(original, keep, say);
   const result = serializeImage(emitHeader(alignSections(relocated, say), say));
-  const { violations } = verifyImage(original, result);
+  const { violations } = verify(bytes, result);
   if (violations.length !== 0) {
     throw new ImageError(
       `Cannot make an image that verify accepts, it has ${violations.length} objections: ${violations[0]}`,

@@ -14,14 +14,13 @@ import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
-import { displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts";
+import { aboutFile, displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts";
 import type { Command } from "./cli/cli.ts";
 import { FileError, ImageError, UsageError } from "./cli/errors.ts";
 import { hex, range } from "./cli/numbers.ts";
 import { authenticode, authenticodeDigests } from "./judge/authenticode.ts";
 import { parseImage, roundUp } from "./pe/image.ts";
 import type { Image } from "./pe/image.ts";
-import { aboutFile } from "./pe/transform.ts";
 import { offsetOf, viewOf } from "./tables/fields.ts";
 import { COFF_HEADER, DATA_DIRECTORY, DIRECTORY_CERTIFICATE, OPTIONAL_HEADER, SIGNATURE_SIZE } from "./tables/pe.ts";
 

@@ -18,7 +18,7 @@
 
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts";
+import { aboutFile, readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts";
 import type { Command, Io } from "./cli/cli.ts";
 import { UsageError } from "./cli/errors.ts";
 import { hex } from "./cli/numbers.ts";
@@ -43,7 +43,7 @@ import {
   repairStraySections,
   withSections,
 } from "./xen/layout.ts";
-import { aboutFile, sayOn, silent, stripSignature } from "./pe/transform.ts";
+import { sayOn, silent, stripSignature } from "./pe/transform.ts";
 import type { Say } from "./pe/transform.ts";
 import { readStructure } from "./tables/fields.ts";
 import { MB2_ENTRY_ADDRESS } from "./tables/multiboot.ts";

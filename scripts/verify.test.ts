@@ -352,23 +352,23 @@ const HEADERS: readonly Operation[] = [
   ["the MS-DOS stub", (p) => p.flip(0x50, 1), /MS-DOS stub at offset 0x50/],
   ["e_lfanew", (p) => p.flip(0x3c, 1), /result: Cannot read the image/],
   ["Machine", (p) => p.flip(p.coff("machine"), 1), /result: Cannot read the image/],
-  ["TimeDateStamp", (p) => p.flip(p.coff("timeDateStamp"), 1), /field timeDateStamp/],
-  ["Characteristics", (p) => p.flip(p.coff("characteristics"), 1), /field characteristics/],
+  ["TimeDateStamp", (p) => p.flip(p.coff("timeDateStamp"), 1), /field TimeDateStamp/],
+  ["Characteristics", (p) => p.flip(p.coff("characteristics"), 1), /field Characteristics/],
   ["one section less", (p) => p.flip(p.coff("numberOfSections"), 1), /section .* missing|section .* new/],
-  ["AddressOfEntryPoint", (p) => p.flip(p.optional("addressOfEntryPoint"), 1), /field addressOfEntryPoint/],
-  ["ImageBase", (p) => p.flip(p.optional("imageBase") + 3, 1), /field imageBase/],
-  ["SectionAlignment", (p) => p.set32(p.optional("sectionAlignment"), 0x1000), /field sectionAlignment/],
+  ["AddressOfEntryPoint", (p) => p.flip(p.optional("addressOfEntryPoint"), 1), /field AddressOfEntryPoint/],
+  ["ImageBase", (p) => p.flip(p.optional("imageBase") + 3, 1), /field ImageBase/],
+  ["SectionAlignment", (p) => p.set32(p.optional("sectionAlignment"), 0x1000), /field SectionAlignment/],
   ["FileAlignment too large", (p) => p.set32(p.optional("fileAlignment"), 512), /FileAlignment is 0x200/],
   ["FileAlignment too small", (p) => p.set32(p.optional("fileAlignment"), 2), /FileAlignment is 0x2/],
-  ["MajorImageVersion", (p) => p.flip(p.optional("majorImageVersion"), 1), /field majorImageVersion/],
-  ["Subsystem", (p) => p.flip(p.optional("subsystem"), 1), /field subsystem/],
-  ["SizeOfStackReserve", (p) => p.flip(p.optional("sizeOfStackReserve"), 1), /field sizeOfStackReserve/],
-  ["LoaderFlags", (p) => p.flip(p.optional("loaderFlags"), 1), /field loaderFlags/],
-  ["BaseOfCode", (p) => p.flip(p.optional("baseOfCode") + 1, 1), /field baseOfCode/],
+  ["MajorImageVersion", (p) => p.flip(p.optional("majorImageVersion"), 1), /field MajorImageVersion/],
+  ["Subsystem", (p) => p.flip(p.optional("subsystem"), 1), /field Subsystem/],
+  ["SizeOfStackReserve", (p) => p.flip(p.optional("sizeOfStackReserve"), 1), /field SizeOfStackReserve/],
+  ["LoaderFlags", (p) => p.flip(p.optional("loaderFlags"), 1), /field LoaderFlags/],
+  ["BaseOfCode", (p) => p.flip(p.optional("baseOfCode") + 1, 1), /field BaseOfCode/],
   [
     "SizeOfUninitializedData",
     (p) => p.flip(p.optional("sizeOfUninitializedData") + 1, 1),
-    /field sizeOfUninitializedData/,
+    /field SizeOfUninitializedData/,
   ],
   ["SizeOfCode", (p) => p.add32(p.optional("sizeOfCode"), 16), /SizeOfCode is/],
   ["SizeOfInitializedData", (p) => p.add32(p.optional("sizeOfInitializedData"), 16), /SizeOfInitializedData is/],
@@ -397,34 +397,26 @@ const SECTIONS: readonly Operation[] = [
     (p) => p.flip(p.section(".rodata", "name") + 1, 1),
     /section .rodata of the original .* missing/,
   ],
-  ["a character behind a short name", (p) => p.flip(p.section(".text", "name") + 7, 1), /section \.text's field name/],
+  ["a character behind a short name", (p) => p.flip(p.section(".text", "name") + 7, 1), /section \.text's Name/],
   [
     "a section's VirtualAddress",
     (p) => p.add32(p.section(".data", "virtualAddress"), 0x1000),
-    /section \.data of the original at RVA .* is at/,
+    /section \.data's VirtualAddress/,
   ],
-  [
-    "VirtualSize smaller",
-    (p) => p.add32(p.section(".rodata", "virtualSize"), -1),
-    /section \.rodata's field virtualSize/,
-  ],
+  ["VirtualSize smaller", (p) => p.add32(p.section(".rodata", "virtualSize"), -1), /section \.rodata's VirtualSize/],
   [
     "VirtualSize larger",
     (p) => p.add32(p.section(".data.read_mostly", "virtualSize"), 1),
-    /section \.data\.read_mostly's field virtualSize/,
+    /section \.data\.read_mostly's VirtualSize/,
   ],
-  [
-    "VirtualSize not grown",
-    (p) => p.set32(p.section(".init", "virtualSize"), 0x1000),
-    /section \.init's field virtualSize/,
-  ],
-  ["VirtualSize of .bss", (p) => p.add32(p.section(".bss", "virtualSize"), -8), /section \.bss's field virtualSize/],
+  ["VirtualSize not grown", (p) => p.set32(p.section(".init", "virtualSize"), 0x1000), /section \.init's VirtualSize/],
+  ["VirtualSize of .bss", (p) => p.add32(p.section(".bss", "virtualSize"), -8), /section \.bss's VirtualSize/],
   [
     "VirtualSize of debug data",
     (p) => p.add32(p.section(".debug_info", "virtualSize"), 1),
-    /section \.debug_info's field virtualSize/,
+    /section \.debug_info's VirtualSize/,
   ],
-  ["flags", (p) => p.flip(p.section(".data", "characteristics") + 3, 0x20), /section \.data's field characteristics/],
+  ["flags", (p) => p.flip(p.section(".data", "characteristics") + 3, 0x20), /section \.data's Characteristics/],
   [
     "MEM_DISCARDABLE restored",
     (p) => p.flip(p.section(".reloc", "characteristics") + 3, 0x02),
@@ -443,7 +435,7 @@ const SECTIONS: readonly Operation[] = [
   [
     "PointerToRelocations",
     (p) => p.set32(p.section(".text", "pointerToRelocations"), 0x1000),
-    /section \.text is one with COFF relocations/,
+    /section \.text's PointerToRelocations/,
   ],
   [
     "raw data one byte on",
@@ -610,11 +602,11 @@ const TABLES: readonly Operation[] = [
     /string table|missing|Cannot read/,
   ],
   ["PointerToSymbolTable", (p) => p.add32(p.coff("pointerToSymbolTable"), -0x12), /PointerToSymbolTable|Cannot read/],
-  ["NumberOfSymbols", (p) => p.add32(p.coff("numberOfSymbols"), -1), /field numberOfSymbols|Cannot read/],
+  ["NumberOfSymbols", (p) => p.add32(p.coff("numberOfSymbols"), -1), /field NumberOfSymbols|Cannot read/],
   [
     "no symbols",
     (p) => [p.coff("pointerToSymbolTable"), p.coff("numberOfSymbols")].forEach((at) => p.set32(at, 0)),
-    /PointerToSymbolTable|field numberOfSymbols|missing/,
+    /PointerToSymbolTable|field NumberOfSymbols|missing/,
   ],
   [
     "a stale debug directory offset",
@@ -855,11 +847,7 @@ operations("mini-xen, table kept", mini, kept, [
     (p) => p.flip(p.section(".reloc", "characteristics") + 3, 0x02),
     /section \.reloc at RVA .* not loaded by shim/,
   ],
-  [
-    "VirtualSize of .reloc",
-    (p) => p.add32(p.section(".reloc", "virtualSize"), 4),
-    /section \.reloc's field virtualSize/,
-  ],
+  ["VirtualSize of .reloc", (p) => p.add32(p.section(".reloc", "virtualSize"), 4), /section \.reloc's VirtualSize/],
   [
     "padding behind the table",
     (p) => p.flip(p.data(".reloc") + section(p.image, ".reloc").header.virtualSize),
@@ -881,7 +869,7 @@ bad("the other variant's table: neither moved nor kept", () => {
   patient.add32(patient.section(".reloc", "virtualAddress"), -0x1000);
   patient.add32(directoryAt(patient.image, 5), -0x1000);
   patient.fixCheckSum();
-  rejects(mini, patient.bytes, /section \.reloc's field virtualAddress/);
+  rejects(mini, patient.bytes, /section \.reloc's VirtualAddress/);
 });
 
 bad("steps that did not run, by name", () => {
@@ -1081,7 +1069,7 @@ cli("prints a line per violation and exits 1", async ({ folder, original }) => {
   assert.is(status, 1);
   assert.match(
     stderr,
-    /^.*bad\.efi: Cannot verify: COFF header field timeDateStamp is 0x[0-9a-f]+, needed 0x[0-9a-f]+\n/,
+    /^.*bad\.efi: Cannot verify: COFF header field TimeDateStamp is 0x[0-9a-f]+, needed 0x[0-9a-f]+\n/,
   );
   assert.is(stderr.split("\n").filter((line) => line !== "" && !line.startsWith(`${file}: Cannot verify: `)).length, 0);
 });

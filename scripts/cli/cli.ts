@@ -287,6 +287,17 @@ function retry(call: () => number): number {
   }
 }
 
+/** Runs `work`, naming the file in the ImageErrors that do not name one yet. */
+export function aboutFile<T>(file: string, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    if (error instanceof ImageError && !(error instanceof FileError))
+      throw new FileError(displayName(file), error.message);
+    throw error;
+  }
+}
+
 function realPath(file: string): string | undefined {
   try {
     return fs.realpathSync(file);

@@ -92,7 +92,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   tables: [],
   pe: ["cli", "tables"],
   xen: ["cli", "tables", "pe"],
-  judge: ["cli", "tables", "pe"],
+  judge: ["cli", "tables"],
   loaders: ["cli", "tables", "pe", "xen", "judge"],
   show: ["cli", "tables", "pe", "xen", "judge", "loaders"],
   tree: ["cli"],
@@ -109,6 +109,15 @@ rules("a room imports only what it may, directly or not", () => {
   none(
     breaches,
     "a judge that shares the steps' code shares its mistakes, and a room that reaches all cannot be read alone",
+  );
+});
+
+rules("verify reaches the judges, the tables and the command line, and nothing else", () => {
+  const reached = [...closure("scripts/verify.ts")];
+  if (!reached.includes("scripts/judge/read.ts")) throw new Error("it does not reach its own reader");
+  none(
+    reached.filter((file) => !["judge", "tables", "cli"].includes(roomOf(file))),
+    "a fault in code that the steps use as well would hide itself",
   );
 });
 

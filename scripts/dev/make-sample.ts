@@ -5,11 +5,10 @@
 
 import { readFileSync } from "node:fs";
 import * as path from "node:path";
-import { displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "../cli/cli.ts";
+import { aboutFile, displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "../cli/cli.ts";
 import type { Command } from "../cli/cli.ts";
 import { FileError } from "../cli/errors.ts";
 import { makeSample } from "./sample/text.ts";
-import { aboutFile } from "../pe/transform.ts";
 
 const USAGE = `Usage: make-sample.ts IN.pe.txt OUT
 

@@ -10,11 +10,11 @@
 
 import { createHash } from "node:crypto";
 import { hex, range } from "../cli/numbers.ts";
-import { readPe, roundUp } from "./read.ts";
-import type { Pe } from "./read.ts";
 import { offsetOf } from "../tables/fields.ts";
-import { COFF_HEADER, DATA_DIRECTORY, DIRECTORY_CERTIFICATE, OPTIONAL_HEADER, SIGNATURE_SIZE } from "../tables/pe.ts";
+import { DATA_DIRECTORY, DIRECTORY_CERTIFICATE, OPTIONAL_HEADER } from "../tables/pe.ts";
 import type { DataDirectory } from "../tables/pe.ts";
+import { directoryOf, optionalAt, readPe, roundUp } from "./read.ts";
+import type { Pe } from "./read.ts";
 
 /** File offsets, half-open. */
 export interface FileRange {
@@ -79,7 +79,7 @@ const MOST_PLACES = 100;
  * @throws ImageError when it is not one
  */
 export function authenticode(bytes: Uint8Array, image: Pe = readPe(bytes)): Authenticode {
-  const table = certificateTable(image);
+  const table = directoryOf(image, DIRECTORY_CERTIFICATE);
   const end = Math.max(0, bytes.length - table.size);
   const exempt = exemptPlaces(image, table);
   const sum = join([
@@ -144,19 +144,9 @@ export function authenticodeDigests(bytes: Uint8Array, { counts }: Authenticode)
 
 // ---- what is where
 
-function optionalHeaderAt(image: Pe): number {
-  return image.lfanew + SIGNATURE_SIZE + COFF_HEADER.size;
-}
-
-function certificateTable(image: Pe): DataDirectory {
-  const table = image.directories[DIRECTORY_CERTIFICATE];
-  return table === undefined || table.size === 0 ? { virtualAddress: 0, size: 0 } : table;
-}
-
 function exemptPlaces(image: Pe, table: DataDirectory): Place[] {
-  const optionalAt = optionalHeaderAt(image);
-  const checkSum = optionalAt + offsetOf(OPTIONAL_HEADER, "checkSum");
-  const entry = optionalAt + OPTIONAL_HEADER.size + DIRECTORY_CERTIFICATE * DATA_DIRECTORY.size;
+  const checkSum = optionalAt(image) + offsetOf(OPTIONAL_HEADER, "checkSum");
+  const entry = optionalAt(image) + OPTIONAL_HEADER.size + DIRECTORY_CERTIFICATE * DATA_DIRECTORY.size;
   const places: Place[] = [{ start: checkSum, end: checkSum + CHECK_SUM_SIZE, what: "CheckSum" }];
   if (image.directories.length > DIRECTORY_CERTIFICATE) {
     places.push({ start: entry, end: entry + DATA_DIRECTORY.size, what: "the certificate table's directory entry" });

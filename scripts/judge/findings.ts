@@ -4,9 +4,12 @@
 
 import { ImageError } from "../cli/errors.ts";
 import { hex } from "../cli/numbers.ts";
+import { differences } from "./memory.ts";
 
 /** Lines that are kept; the rest is counted. */
 const MOST = 50;
+
+type Value = number | bigint | string;
 
 export class Findings {
   readonly #lines = new Set<string>();
@@ -17,16 +20,6 @@ export class Findings {
     return this.#lines.size + this.#dropped;
   }
 
-  /** Whether further ones are only counted: then a loop over millions of places need not put them into words. */
-  get full(): boolean {
-    return this.#lines.size >= MOST;
-  }
-
-  /** Counts violations without a line. */
-  addUnnamed(count: number): void {
-    this.#dropped += count;
-  }
-
   /** One violation. The same words twice are one: two loaders may stumble over the same thing. */
   add(where: string, found: string, needed: string): void {
     this.addLine(`Cannot verify: ${where} is ${found}, needed ${needed}`);
@@ -34,13 +27,26 @@ export class Findings {
 
   addLine(line: string): void {
     if (this.#lines.has(line)) return;
-    if (this.full) this.#dropped++;
+    if (this.#lines.size >= MOST) this.#dropped++;
     else this.#lines.add(line);
   }
 
   /** A violation unless both are the same; numbers are shown in hexadecimal. */
-  same(where: string, found: number | bigint | string, needed: number | bigint | string): void {
+  same(where: string, found: Value, needed: Value): void {
+    const show = (value: Value): string => (typeof value === "string" ? value : hex(value));
     if (found !== needed) this.add(where, show(found), show(needed));
+  }
+
+  /**
+   * A violation unless all bytes are the same: the first difference is named, the rest is one number.
+   * @param offset where the bytes are in the file
+   */
+  sameBytes(what: string, found: Uint8Array, needed: Uint8Array, offset: number): void {
+    const [first, ...more] = differences(needed, found, Math.max(needed.length, found.length));
+    if (first === undefined) return;
+    const [at] = first;
+    const elsewhere = more.length === 0 ? "" : `; it differs in ${more.length} more places`;
+    this.add(`${what} at offset ${hex(offset + at)}`, hex(found[at] ?? 0), `${hex(needed[at] ?? 0)}${elsewhere}`);
   }
 
   /**
@@ -60,8 +66,4 @@ export class Findings {
   lines(): string[] {
     return this.#dropped === 0 ? [...this.#lines] : [...this.#lines, `Cannot verify: and ${this.#dropped} more`];
   }
-}
-
-function show(value: number | bigint | string): string {
-  return typeof value === "string" ? value : hex(value);
 }

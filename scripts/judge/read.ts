@@ -57,8 +57,12 @@ export function readPe(file: Uint8Array): Pe {
     refuse("the optional header's magic", hex(optional.magic), `${hex(pe.PE32PLUS_MAGIC)} (PE32+)`);
   const directories = readDirectories(bytes, optionalAt, coff, optional);
   const { symbols, strings } = readSymbols(bytes, coff);
-  const sections = readSections(bytes, optionalAt + coff.sizeOfOptionalHeader, coff.numberOfSections, strings);
+  const tableAt = optionalAt + coff.sizeOfOptionalHeader;
+  const tableEnd = tableAt + coff.numberOfSections * pe.SECTION_HEADER.size;
+  const sections = readSections(bytes, tableAt, coff.numberOfSections, strings);
   inside(bytes, 0, optional.sizeOfHeaders, "SizeOfHeaders");
+  if (optional.sizeOfHeaders < tableEnd)
+    refuse("SizeOfHeaders", hex(optional.sizeOfHeaders), `at least ${hex(tableEnd)}, the end of the section table`);
   return { bytes, lfanew, coff, optional, directories, sections, symbols, strings };
 }
 
@@ -137,13 +141,33 @@ export function roundUp(value: number, unit: number): number {
   return value + ((unit - (value % unit)) % unit);
 }
 
+/** A data directory; an empty one where the image has none of that number. */
+export function directoryOf({ directories }: Pe, index: number): pe.DataDirectory {
+  return directories[index] ?? { virtualAddress: 0, size: 0 };
+}
+
+/** File offset of the optional header. */
+export function optionalAt({ lfanew }: Pe): number {
+  return lfanew + pe.SIGNATURE_SIZE + pe.COFF_HEADER.size;
+}
+
+/** File offset of the section table. */
+export function tableStart(image: Pe): number {
+  return optionalAt(image) + image.coff.sizeOfOptionalHeader;
+}
+
+/** The file offset behind the section table. */
+export function tableEnd(image: Pe): number {
+  return tableStart(image) + image.sections.length * pe.SECTION_HEADER.size;
+}
+
 /** The RVA behind a section. */
 export function sectionEnd({ header }: Section): number {
   return header.virtualAddress + header.virtualSize;
 }
 
 /** In RVA order; those of one RVA stay in the table's order. */
-export function byAddress(sections: readonly Section[]): Section[] {
+export function byAddress<S extends Section>(sections: readonly S[]): S[] {
   return [...sections].sort((a, b) => a.header.virtualAddress - b.header.virtualAddress);
 }
 

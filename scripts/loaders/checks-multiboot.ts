@@ -4,7 +4,7 @@
 
 import { Buffer } from "node:buffer";
 import { hex, range } from "../cli/numbers.ts";
-import { differences } from "../judge/loads.ts";
+import { differences } from "../judge/memory.ts";
 import { loadOffset, loadSize } from "./facts.ts";
 import type { Evidence, LoadAddresses } from "./facts.ts";
 import type { Check } from "./rules.ts";

@@ -5,7 +5,7 @@
 
 import { ImageError } from "../cli/errors.ts";
 import { hex } from "../cli/numbers.ts";
-import { findHeader } from "../judge/loads.ts";
+import { MULTIBOOT1, MULTIBOOT2, findHeader } from "../judge/loads.ts";
 import { authenticode } from "../judge/authenticode.ts";
 import type { Authenticode } from "../judge/authenticode.ts";
 import { byAddress, hasFlags, parseImage, sectionEnd } from "../pe/image.ts";
@@ -14,17 +14,13 @@ import { readStructure, structure, viewOf } from "../tables/fields.ts";
 import type { Fields } from "../tables/fields.ts";
 import {
   MB1_ADDRESS_HEADER,
-  MB1_ALIGN,
   MB1_AOUT_KLUDGE,
   MB1_HEADER,
-  MB1_MAGIC,
   MB1_SEARCH,
   MB2_ADDRESS,
   MB2_ADDRESS_TAG,
-  MB2_ALIGN,
   MB2_ENTRY_ADDRESS,
   MB2_ENTRY_ADDRESS_TAG,
-  MB2_MAGIC,
   MB2_RELOCATABLE,
   MB2_RELOCATABLE_TAG,
   MB2_SEARCH,
@@ -95,8 +91,8 @@ export interface Multiboot1Facts {
 }
 
 function multiboot1Facts(bytes: Uint8Array): Multiboot1Facts {
-  const first = findHeader(bytes, MB1_SEARCH, MB1_ALIGN, MB1_MAGIC, [4, 8], false);
-  const at = findHeader(bytes, MB1_SEARCH, MB1_ALIGN, MB1_MAGIC, [4, 8]);
+  const first = findHeader(bytes, MULTIBOOT1, false);
+  const at = findHeader(bytes, MULTIBOOT1);
   if (at < 0) return { first, at, flags: 0, addresses: undefined, entryAddr: 0 };
   const { flags } = readStructure(MB1_HEADER, bytes, at);
   if ((flags & MB1_AOUT_KLUDGE) === 0 || at + MB1_ADDRESS_HEADER.size > bytes.length) {
@@ -120,8 +116,8 @@ export interface Multiboot2Facts {
 }
 
 function multiboot2Facts(bytes: Uint8Array): Multiboot2Facts {
-  const first = findHeader(bytes, MB2_SEARCH, MB2_ALIGN, MB2_MAGIC, [4, 8, 12], false);
-  const at = findHeader(bytes, MB2_SEARCH, MB2_ALIGN, MB2_MAGIC, [4, 8, 12]);
+  const first = findHeader(bytes, MULTIBOOT2, false);
+  const at = findHeader(bytes, MULTIBOOT2);
   const none = { first, at, tags: [], addresses: undefined, entryAddr: undefined, relocatable: undefined };
   if (at < 0) return { ...none, problem: undefined };
   let tags: Multiboot2Tag[];

@@ -2,7 +2,8 @@
 // All loader profiles, and which of them the boot tests put to the test.
 
 import { loadByFirmware, loadByShim, loadMultiboot1, loadMultiboot2 } from "../judge/loads.ts";
-import type { Memory } from "../judge/loads.ts";
+import type { Memory } from "../judge/memory.ts";
+import { readPe } from "../judge/read.ts";
 import { EFI_PROFILES } from "./efi.ts";
 import type { Evidence } from "./facts.ts";
 import { MULTIBOOT_PROFILES } from "./multiboot.ts";
@@ -53,8 +54,8 @@ export function profileNamed(name: string): Profile | undefined {
  */
 export function loadAs({ way }: Profile, { image, bytes }: Evidence): { memory: Memory; entry: number } {
   const entry = image.optional.addressOfEntryPoint;
-  if (way === "firmware") return { memory: loadByFirmware(image), entry };
-  if (way === "shim") return { memory: loadByShim(image).memory, entry };
+  if (way === "firmware") return { memory: loadByFirmware(readPe(bytes)), entry };
+  if (way === "shim") return { memory: loadByShim(readPe(bytes)).memory, entry };
   const { segment, entryAddr } = way === "multiboot1" ? loadMultiboot1(bytes) : loadMultiboot2(bytes);
   return { memory: [segment], entry: entryAddr };
 }

@@ -5,7 +5,7 @@ import * as fc from "fast-check";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { checkSumOf } from "../dev/sample/build.ts";
-import { checkSum } from "../judge/file.ts";
+import { checkSum } from "../judge/checksum.ts";
 import { imageCheckSum } from "./checksum.ts";
 
 const RUNS = { seed: 20261124, numRuns: 300 } as const;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // The shape that the transforms share as commands: IN and OUT, read, change, write.
 
-import { displayName, readInput, refuseSameFile, writeOutput } from "../cli/cli.ts";
+import { aboutFile, displayName, readInput, refuseSameFile, writeOutput } from "../cli/cli.ts";
 import type { Command, Io, Options, Values } from "../cli/cli.ts";
-import { FileError, ImageError } from "../cli/errors.ts";
+import { ImageError } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
 import { parseImage, serializeImage } from "./image.ts";
 import type { Image } from "./image.ts";
@@ -40,17 +40,6 @@ export function transformCommand(
 /** The transform of an Image as one of bytes. */
 export function onBytes(transform: (image: Image) => Image): (bytes: Uint8Array) => Uint8Array {
   return (bytes) => serializeImage(transform(parseImage(bytes)));
-}
-
-/** Runs `work`, naming the file in the ImageErrors that do not name one yet. */
-export function aboutFile<T>(file: string, work: () => T): T {
-  try {
-    return work();
-  } catch (error) {
-    if (error instanceof ImageError && !(error instanceof FileError))
-      throw new FileError(displayName(file), error.message);
-    throw error;
-  }
 }
 
 /** Notes go to standard error: standard output may be the image. */

@@ -2,15 +2,15 @@
 // What a byte of a result is, in words: the header field, the section and the offset in it, or the table.
 
 import { hex } from "../cli/numbers.ts";
-import { optionalAt, tableEnd } from "../judge/file.ts";
-import type { Image } from "../pe/image.ts";
+import { spelled } from "../judge/file.ts";
+import { optionalAt, tableEnd, tableStart } from "../judge/read.ts";
+import type { Pe } from "../judge/read.ts";
 import type { Account } from "./explain-account.ts";
-import { spelled } from "./explain-needed.ts";
 import type { Row } from "../tables/fields.ts";
 import { COFF_HEADER, DATA_DIRECTORY, OPTIONAL_HEADER, SECTION_HEADER } from "../tables/pe.ts";
 
 /** @param at file offset in the result */
-export function placeName(account: Account, original: Image, at: number): string {
+export function placeName(account: Account, original: Pe, at: number): string {
   if (at >= account.needed.length) return "behind the end of the file that is needed";
   const change = account.changes.find((c) => at >= c.at && at < c.at + c.size);
   if (change !== undefined) return `${change.owner}: ${change.what}`;
@@ -21,10 +21,10 @@ export function placeName(account: Account, original: Image, at: number): string
   return piece.from === undefined ? `the zeros behind ${piece.what}` : `${piece.what} + ${hex(at - piece.at)}`;
 }
 
-function headerName(original: Image, at: number): string {
+function headerName(original: Pe, at: number): string {
   const optional = optionalAt(original);
   const directories = optional + OPTIONAL_HEADER.size;
-  const rows = tableEnd(original) - original.sections.length * SECTION_HEADER.size;
+  const rows = tableStart(original);
   const coff = optional - COFF_HEADER.size;
   if (at < original.lfanew) return `the MS-DOS header + ${hex(at)}`;
   if (at < coff) return "the PE signature";
@@ -48,7 +48,7 @@ function fieldAt(rows: readonly Row[], offset: number): string {
 }
 
 /** Where nothing has moved, places are the original's. */
-function restName(original: Image, at: number): string {
+function restName(original: Pe, at: number): string {
   if (at < original.optional.sizeOfHeaders) return "the header area behind the section table";
   const section = original.sections.find(
     ({ header }) => at >= header.pointerToRawData && at < header.pointerToRawData + header.sizeOfRawData,

@@ -4,7 +4,7 @@
 
 import { hex, range } from "../cli/numbers.ts";
 import type { Account, Change, Piece } from "./explain-account.ts";
-import type { Steps } from "./explain-needed.ts";
+import type { Steps } from "../judge/expected.ts";
 import { WHY } from "./explain-why.ts";
 import type { Reason } from "./explain-why.ts";
 

@@ -93,3 +93,14 @@ export const WHY = {
 } as const satisfies Record<string, Why>;
 
 export type Reason = keyof typeof WHY;
+
+/** Why a field of the COFF header or of the optional header is another. */
+export const FIELD_REASONS: Readonly<Record<string, Reason>> = {
+  pointerToSymbolTable: "behind",
+  sizeOfCode: "sums",
+  sizeOfInitializedData: "sums",
+  fileAlignment: "sums",
+  sizeOfImage: "imageSize",
+  sizeOfHeaders: "headerArea",
+  dllCharacteristics: "nxCompat",
+};
