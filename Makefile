@@ -141,6 +141,7 @@ all: $(TO_SIGN) | $(OUT)/.made-with
 strip: $(OUT)/xen.stripped.efi $(TO_SIGN) | $(OUT)/.made-with ## without DWARF and symbols; they go to xen.debug, for gdb and addr2line
 
 $(OUT)/xen.stripped.efi: $(OUT)/xen.mb.efi scripts/strip-debug.ts
+	@rm -f $@ $(OUT)/xen.unified.efi $(OUT)/xen.signed.efi
 	$(TS) scripts/strip-debug.ts $< $@ --debug-file $(OUT)/xen.debug
 
 .PHONY: unify
@@ -254,7 +255,7 @@ xen-tree-test: dist | $(MODULES) ## builds real Xen sources with it, minutes eac
 clean: ## removes what was built in OUT; what was downloaded stays
 	rm -f $(PRODUCTS) $(addprefix $(OUT)/,.made-of .made-of.new .made-with .made-with.new xen.mb.efi.new xen-mb-efi.mjs xen-mb-efi.1)
 ifeq ($(OUT),build)
-	rm -rf build/sample build/node-cache build/golden build/bench build/boot build/xen-tree/*/
+	rm -rf build/sample build/node-cache build/golden build/bench build/boot build/xen-tree/*/ build/*.log
 endif
 
 .PHONY: help

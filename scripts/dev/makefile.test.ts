@@ -153,6 +153,12 @@ makefile("touches nothing where what was made last cannot be read any more", ({ 
   fs.renameSync(`${input}.away`, input);
 });
 
+makefile("removes what was made of what is made anew", ({ out, input }) => {
+  const strip = planned("strip", `XEN_EFI=${input}`, "SBAT=package.json", `OUT=${out}`);
+  assert.match(strip, /rm -f \S+\.stripped\.efi \S+\.unified\.efi \S+\.signed\.efi\n[^\n]*strip-debug/);
+  assert.match(strip, /rm -f \S+\.unified\.efi \S+\.signed\.efi\n[^\n]*add-sections/);
+});
+
 makefile("says that nothing was made yet", ({ folder }) => {
   refuses(["layout", `OUT=${folder}/none`], /none: Nothing was made there yet: needed XEN_EFI=FILE\./);
   refuses([`OUT=${folder}/none`, "RELOC=keep"], /none: Nothing was made there yet: needed XEN_EFI=FILE\./);
@@ -227,6 +233,7 @@ makefile("refuses what it cannot do, in a line that says what is needed", ({ fol
     [["sign", xen, `KEY=${none}`, `CERT=${input}`], /KEY='[^\n]*none': Cannot read/],
     [["unify", xen], /make unify: Cannot add sections: none given, needed CONFIG=/],
     [[xen, `CONFIG=${none}`], /CONFIG='[^\n]*none': Cannot read/],
+    [["golden-add", "NAME=mine"], /make golden-add: Cannot freeze a build: needed NAME=NAME XEN_EFI=FILE/],
     [["boot", xen], /make boot: Cannot boot: needed BOOT=PATH/],
     [
       [`XEN_EFI=${folder}/partly/2-aligned.efi`, `OUT=${folder}/partly`],
