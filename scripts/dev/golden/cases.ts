@@ -19,6 +19,7 @@ import { knownBuilds } from "../known-builds.ts";
 import { TOP } from "../places.ts";
 import { emitHeader } from "../../emit-header.ts";
 import { inspectText } from "../../inspect.ts";
+import type { Image } from "../../pe/image.ts";
 import { onBytes } from "../../pe/transform.ts";
 import { relocateReloc } from "../../relocate-reloc.ts";
 import { sha256 } from "../../show/inspect-facts.ts";
@@ -49,13 +50,13 @@ export interface Build {
   readonly name: string;
   /** Its xen.efi. */
   readonly file: string;
-  /** Of that file; undefined for a sample that is in the repository. */
+  /** Of that file; undefined for the sample in the repository, of whose outputs the bytes are kept besides the text. */
   readonly sha256: string | undefined;
   /** Makes the input from the file, where it is not the file itself. */
   readonly change?: (bytes: Uint8Array) => Uint8Array;
   readonly steps: readonly Step[];
-  /** Whether the bytes are kept besides the text. */
-  readonly bytes: boolean;
+  /** Whether a user has added it. */
+  readonly added: boolean;
   /** What to do when the file is not there. */
   readonly hint: string;
 }
@@ -84,28 +85,24 @@ const DERIVED: readonly { from: string; name: string; change: (bytes: Uint8Array
 
 /** The builds whose goldens belong to the project. */
 export function builtInBuilds({ samples }: Places = PLACES): Build[] {
-  const hint = "make fetch-xen";
-  const known = knownBuilds.map(({ id, sha256 }) => ({
-    name: id,
-    file: path.join(samples, "xen", id, "xen.efi"),
-    sha256,
-    steps: STEPS,
-    bytes: false,
-    hint,
-  }));
-  const derived = DERIVED.flatMap(({ from, name, change }) =>
-    known
-      .filter((build) => build.name === from)
-      .map((build): Build => ({ ...build, name, change, steps: ["3-headers"] })),
-  );
+  const common = { steps: STEPS, added: false };
   const mini = {
+    ...common,
     name: "mini-xen",
     file: path.join(samples, "mini-xen", "mini-xen.efi"),
     sha256: undefined,
-    steps: STEPS,
-    bytes: true,
     hint: "make samples",
   };
+  const known = knownBuilds.map(({ id, sha256 }) => ({
+    ...common,
+    name: id,
+    file: path.join(samples, "xen", id, "xen.efi"),
+    sha256,
+    hint: "make fetch-xen",
+  }));
+  const derived = DERIVED.flatMap(({ from, name, change }) =>
+    known.filter((build) => build.name === from).map((build) => ({ ...build, name, change, steps: STEPS.slice(2) })),
+  );
   return [mini, ...known, ...derived];
 }
 
@@ -129,7 +126,7 @@ export function addedBuild(
   sha256: string | undefined,
   file = path.join(samples, "xen", name, "xen.efi"),
 ): Build {
-  return { name, file, sha256, steps: STEPS, bytes: false, hint: `make golden NAME=${name} XEN_EFI=…` };
+  return { name, file, sha256, steps: STEPS, added: true, hint: `make golden NAME=${name} XEN_EFI=…` };
 }
 
 const INPUT_SUFFIX = ".input.txt";
@@ -164,17 +161,13 @@ function read({ golden }: Places, file: string): string {
 
 /** Files among the goldens that no build makes: left behind by one that is gone, or put there by mistake. */
 export function orphans(places: Places, builds: readonly Build[]): string[] {
-  const expected = new Set([REFERENCE]);
-  for (const build of builds) {
-    if (!builtInBuilds(places).some(({ name }) => name === build.name)) expected.add(build.name + INPUT_SUFFIX);
-    for (const variant of VARIANTS) {
-      for (const step of build.steps) {
-        expected.add(`${goldenName(build, variant, step)}.txt`);
-        if (build.bytes) expected.add(`${goldenName(build, variant, step)}.efi.gz`);
-      }
-    }
-  }
-  return listGoldens(places).filter((file) => !expected.has(file));
+  const expected = builds.flatMap((build) => [
+    ...(build.added ? [build.name + INPUT_SUFFIX] : []),
+    ...VARIANTS.flatMap((variant) => build.steps.map((step) => goldenName(build, variant, step))).flatMap((name) =>
+      build.sha256 === undefined ? [`${name}.txt`, `${name}.efi.gz`] : [`${name}.txt`],
+    ),
+  ]);
+  return listGoldens(places).filter((file) => file !== REFERENCE && !expected.includes(file));
 }
 
 // ---- what they are made from
@@ -223,28 +216,22 @@ export function chainOf(
   input: Uint8Array,
   variant: Variant,
 ): { readonly step: Step; readonly bytes: Uint8Array | undefined; readonly refusal: string | undefined }[] {
-  const steps = {
-    "1-relocated": onBytes((image) => relocateReloc(image, variant === "keep")),
-    "2-aligned": onBytes((image) => alignSections(image)),
-    "3-headers": onBytes((image) => emitHeader(image)),
+  const steps: Record<Step, (image: Image) => Image> = {
+    "1-relocated": (image) => relocateReloc(image, variant === "keep"),
+    "2-aligned": (image) => alignSections(image),
+    "3-headers": (image) => emitHeader(image),
   };
-  let last: { bytes?: Uint8Array; refusal?: string } = { bytes: input };
+  let bytes: Uint8Array | undefined = input;
+  let refusal: string | undefined;
   return STEPS.map((step) => {
-    if (last.bytes !== undefined) last = attempt(steps[step], last.bytes);
-    return { step, bytes: last.bytes, refusal: last.refusal };
+    try {
+      bytes = bytes === undefined ? undefined : onBytes(steps[step])(bytes);
+    } catch (error) {
+      if (!(error instanceof ImageError)) throw error;
+      [bytes, refusal] = [undefined, error.message];
+    }
+    return { step, bytes, refusal };
   });
-}
-
-function attempt(
-  step: (bytes: Uint8Array) => Uint8Array,
-  bytes: Uint8Array,
-): { bytes: Uint8Array } | { refusal: string } {
-  try {
-    return { bytes: step(bytes) };
-  } catch (error) {
-    if (error instanceof ImageError) return { refusal: error.message };
-    throw error;
-  }
 }
 
 // ---- comparing
@@ -264,12 +251,12 @@ export function checkOutput(
   const goldenBytes = path.join(places.golden, `${name}.efi.gz`);
   const actual = path.join(places.actual, name);
   for (const suffix of [".txt", ".efi"]) fs.rmSync(actual + suffix, { force: true });
-  for (const file of [goldenText, ...(build.bytes ? [goldenBytes] : [])]) {
+  for (const file of [goldenText, ...(build.sha256 === undefined ? [goldenBytes] : [])]) {
     if (!fs.existsSync(file))
       return `golden ${name}: ${path.relative(TOP, file)} is missing; make golden-update writes it`;
   }
   const expectedText = fs.readFileSync(goldenText, "utf8");
-  const expectedBytes = build.bytes ? gunzipSync(fs.readFileSync(goldenBytes)) : undefined;
+  const expectedBytes = build.sha256 === undefined ? gunzipSync(fs.readFileSync(goldenBytes)) : undefined;
   const sameBytes = expectedBytes === undefined || (bytes !== undefined && Buffer.compare(expectedBytes, bytes) === 0);
   if (expectedText === text && sameBytes) return undefined;
   fs.mkdirSync(places.actual, { recursive: true });
@@ -302,7 +289,7 @@ export function updateOutput(
     fs.writeFileSync(file, text);
     changes.push(old === undefined ? "new" : changedLines(old, text));
   }
-  if (build.bytes && bytes !== undefined) {
+  if (build.sha256 === undefined && bytes !== undefined) {
     // Compressed bytes depend on the version of zlib: they stay as they are while they stand for the same image.
     const packed = path.join(places.golden, `${name}.efi.gz`);
     const before = fs.existsSync(packed) ? gunzipSync(fs.readFileSync(packed)) : undefined;

@@ -4,12 +4,14 @@
 import { createTwoFilesPatch, diffLines, FILE_HEADERS_ONLY } from "diff";
 import { hex } from "../../cli/numbers.ts";
 import { parseImage } from "../../pe/image.ts";
+import type { Image } from "../../pe/image.ts";
 import { offsetOf } from "../../tables/fields.ts";
 import { COFF_HEADER, OPTIONAL_HEADER, SIGNATURE_SIZE } from "../../tables/pe.ts";
 
 /** A changed layout moves every line of some tables; more than this nobody reads. */
 const MAX_DIFF_LINES = 100;
 const HEX_LINE = 16;
+const CHECKSUM_AT = offsetOf(OPTIONAL_HEADER, "checkSum");
 
 /** A unified diff of two texts. */
 export function textDifference(goldenFile: string, actualFile: string, golden: string, actual: string): string {
@@ -35,7 +37,8 @@ export function changedLines(before: string, after: string): string {
  * whenever anything does, so it counts only when nothing else does.
  */
 export function byteDifference(golden: Uint8Array, actual: Uint8Array): string {
-  const checkSum = checkSumAt(golden);
+  const lfanew = imageOf(golden)?.lfanew;
+  const checkSum = lfanew === undefined ? undefined : lfanew + SIGNATURE_SIZE + COFF_HEADER.size + CHECKSUM_AT;
   const shared = Math.min(golden.length, actual.length);
   let [first, inCheckSum]: (number | undefined)[] = [];
   let count = Math.max(golden.length, actual.length) - shared;
@@ -55,10 +58,10 @@ export function byteDifference(golden: Uint8Array, actual: Uint8Array): string {
   ].join("\n");
 }
 
-/** The CheckSum field's file offset; undefined where the bytes are no image. */
-function checkSumAt(bytes: Uint8Array): number | undefined {
+/** Undefined where the bytes are no image. */
+function imageOf(bytes: Uint8Array): Image | undefined {
   try {
-    return parseImage(bytes).lfanew + SIGNATURE_SIZE + COFF_HEADER.size + offsetOf(OPTIONAL_HEADER, "checkSum");
+    return parseImage(bytes);
   } catch {
     return undefined;
   }
@@ -75,20 +78,16 @@ function hexLine(bytes: Uint8Array, start: number): string {
 
 /** What a file offset belongs to; undefined where the bytes are no image, or end before it. */
 function placeOf(bytes: Uint8Array, offset: number): string | undefined {
-  if (offset >= bytes.length) return undefined;
-  try {
-    const { optional, sections, coff } = parseImage(bytes);
-    if (offset < optional.sizeOfHeaders) return "in the header area";
-    const section = sections.find(
-      ({ header }) => offset >= header.pointerToRawData && offset < header.pointerToRawData + header.sizeOfRawData,
-    );
-    if (section !== undefined) {
-      return `in section ${section.name}, RVA ${hex(section.header.virtualAddress + offset - section.header.pointerToRawData)}`;
-    }
-    return coff.pointerToSymbolTable !== 0 && offset >= coff.pointerToSymbolTable
-      ? "in the COFF symbols and strings"
-      : "in no section";
-  } catch {
-    return undefined;
+  const image = imageOf(bytes);
+  if (image === undefined || offset >= bytes.length) return undefined;
+  if (offset < image.optional.sizeOfHeaders) return "in the header area";
+  const { pointerToSymbolTable } = image.coff;
+  for (const { name, header } of image.sections) {
+    const inside = offset - header.pointerToRawData;
+    if (inside >= 0 && inside < header.sizeOfRawData)
+      return `in section ${name}, RVA ${hex(header.virtualAddress + inside)}`;
   }
+  return pointerToSymbolTable !== 0 && offset >= pointerToSymbolTable
+    ? "in the COFF symbols and strings"
+    : "in no section";
 }
