@@ -43,8 +43,10 @@ const known = suite("addSections() on known builds");
 
 for (const { id, bytes } of [{ id: "unified.pe.txt", bytes: sample("", "unified") }, ...builds()]) {
   const unified = once(() => serializeImage(addSections(parseImage(bytes), PAYLOADS)));
+  // One look at each real build, and a second one at one of each kind.
+  const isKind = KINDS.includes(id) || id === "unified.pe.txt";
 
-  for (const keep of [false, true]) {
+  for (const keep of isKind ? [false, true] : [false]) {
     const title = `${id}, ${keep ? "kept" : "moved"}`;
     const ahead = once(() => serializeImage(steps(parseImage(unified()), keep)));
 
@@ -96,6 +98,7 @@ for (const { id, bytes } of [{ id: "unified.pe.txt", bytes: sample("", "unified"
     assert.is(differences(unified(), serializeImage(addSections(after, PAYLOADS))).length, 0, "twice");
   });
 
+  if (!isKind) continue;
   known(`${id}: all of them removed again, or added one by one, in several runs`, () => {
     const bare = serializeImage(addSections(parseImage(bytes), []));
     const image = parseImage(unified());

@@ -26,7 +26,7 @@ import { loadSpan } from "./xen/xen.ts";
 const MIB = 2 ** 20;
 const steps = (image: Image, keep: boolean): Image => emitHeader(alignSections(relocateReloc(image, keep)));
 const parsed = (image: Image): Image => parseImage(serializeImage(image));
-/** All six, where the two largest of the three with DWARF are alike. */
+/** One look at each real build, where the two largest of the three with DWARF are alike. */
 const BUILDS = builds(["4.14.6-1", "4.17.5+72", "4.17.7+13", "4.20.4+39", "4.20.4+63"]);
 const IMAGES = [{ id: "tiny.pe.txt", bytes: sample() }, ...BUILDS];
 
@@ -35,7 +35,7 @@ const known = suite("stripDebug() on known builds");
 for (const { id, bytes } of IMAGES) {
   const stripped = once(() => serializeImage(stripDebug(parseImage(bytes))));
 
-  for (const keep of [false, true]) {
+  for (const keep of id === "tiny.pe.txt" || KINDS.includes(id) ? [false, true] : [false]) {
     known(
       `${id}, ${keep ? "kept" : "moved"}: ahead of the steps and behind them, the same bytes, below 7 MB; verified`,
       () => {

@@ -50,9 +50,6 @@ const debian12 = there.find(({ id }) => id === "4.17.7+13");
       );
     const [before, after] = [outcome(original), outcome(move(original))];
     for (const [rules, was, is] of ROWS) assert.equal([rules, was, is], [rules, before.get(rules), after.get(rules)]);
-    const stuck = ROWS.filter(([, , is]) => is !== "loads").length;
-    assert.is(stuck, 8);
-    assert.ok(OBJECTIONS.replace(/\n/g, " ").includes("has eight ways in that end without a Xen that goes on"));
   },
 );
 
