@@ -11,12 +11,12 @@
 import { aboutFile, displayName, readInput, runIfMain } from "./cli/cli.ts";
 import type { Command } from "./cli/cli.ts";
 import { UsageError } from "./cli/errors.ts";
-import { obstacles, traits } from "./loaders/doctor.ts";
-import type { Obstacle, Traits } from "./loaders/doctor.ts";
+import { obstacles, traits } from "./loaders/obstacles.ts";
+import type { Obstacle, Traits } from "./loaders/obstacles.ts";
 import { examine } from "./loaders/facts.ts";
 import { PROFILES, profileNamed } from "./loaders/profiles.ts";
-import { boots, furtherLines, judge, verdictLine } from "./loaders/rules.ts";
-import type { Profile, Verdict } from "./loaders/rules.ts";
+import { askLoader, boots, furtherLines, verdictLine } from "./loaders/rules.ts";
+import type { Profile, LoaderVerdict } from "./loaders/rules.ts";
 
 const USAGE = `Usage: check-loaders.ts FILE [--loader NAME]... [--json]
 
@@ -42,7 +42,7 @@ export interface Report {
   readonly format: 1;
   /** Whether all that were asked about boot it. */
   readonly boots: boolean;
-  readonly verdicts: readonly Verdict[];
+  readonly verdicts: readonly LoaderVerdict[];
   /** Not with --loader. */
   readonly obstacles?: readonly Obstacle[];
   readonly traits?: Traits;
@@ -50,12 +50,12 @@ export interface Report {
 
 /**
  * Asks the profiles about an image.
- * @param asked only these; all of them, and the doctor, when left out
+ * @param asked only these; all of them, and what stands in the way, when left out
  * @throws ImageError when it is not a PE image for x86-64, or points outside the file
  */
 export function checkLoaders(bytes: Uint8Array, asked?: readonly Profile[]): Report {
   const evidence = examine(bytes);
-  const verdicts = (asked ?? PROFILES).map((profile) => ({ profile, verdict: judge(profile, evidence) }));
+  const verdicts = (asked ?? PROFILES).map((profile) => ({ profile, verdict: askLoader(profile, evidence) }));
   const report = {
     format: 1,
     boots: verdicts.every(({ profile, verdict }) => boots(verdict) || (asked === undefined && !profile.needed)),
@@ -67,11 +67,11 @@ export function checkLoaders(bytes: Uint8Array, asked?: readonly Profile[]): Rep
 /** The report for people. */
 export function reportText({ verdicts, obstacles: found, traits: t }: Report): string {
   const lines = verdicts.flatMap((v) => [verdictLine(v), ...furtherLines(v).map((line) => `    ${line}`)]);
-  if (found !== undefined && t !== undefined) lines.push("", ...doctorLines(found, t));
+  if (found !== undefined && t !== undefined) lines.push("", ...packagerLines(found, t));
   return `${lines.join("\n")}\n`;
 }
 
-function doctorLines(found: readonly Obstacle[], t: Traits): string[] {
+function packagerLines(found: readonly Obstacle[], t: Traits): string[] {
   const relocations = Object.entries(t.relocations).map(([section, types]) => {
     const counts = Object.entries(types).map(([type, count]) => `${count} ${type}`);
     return `  base relocations in ${section}: ${counts.join(", ")}`;
@@ -110,12 +110,8 @@ export const command: Command = {
     const asked = values.loader === undefined ? undefined : profiles(values.loader);
     const report = aboutFile(file, () => checkLoaders(readInput(file, io), asked));
     io.stdout(values.json === true ? `${JSON.stringify(report, null, 2)}\n` : reportText(report));
-    if (asked === undefined)
-      io.stderr(
-        failures(report)
-          .map((line) => `${displayName(file)}: ${line}\n`)
-          .join(""),
-      );
+    const failing = asked === undefined ? failures(report) : [];
+    for (const line of failing) io.stderr(`${displayName(file)}: ${line}\n`);
     return report.boots ? 0 : 1;
   },
 };

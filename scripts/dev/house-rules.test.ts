@@ -93,7 +93,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   pe: ["cli", "tables"],
   xen: ["cli", "tables", "pe"],
   judge: ["cli", "tables"],
-  loaders: ["cli", "tables", "pe", "xen", "judge"],
+  loaders: ["cli", "tables", "judge"],
   show: ["cli", "tables", "pe", "xen", "judge", "loaders"],
   tree: ["cli"],
 };

@@ -30,10 +30,10 @@ export interface Place extends FileRange {
 /** Why a signature would not mean one thing to everybody. */
 export interface Problem {
   /**
-   * "table": the certificate table's place; "sum": sizes that firmware and shim refuse to add up; "bytes": not every byte
-   * once, or not in the file's order; "padding": zeros that shim and signers add and firmware does not.
+   * "table": the certificate table's place; "sum": sizes that firmware and shim refuse to add up; "gap", "twice" and
+   * "order": not every byte, once, in the file's order; "padding": zeros that shim and signers add and firmware does not.
    */
-  readonly kind: "table" | "sum" | "bytes" | "padding";
+  readonly kind: "table" | "sum" | "gap" | "twice" | "order" | "padding";
   readonly text: string;
 }
 
@@ -107,13 +107,17 @@ export function authenticode(bytes: Uint8Array, image: Pe = readPe(bytes)): Auth
     problems: [
       ...problemsOf("table", certificateProblems(table, bytes.length)),
       ...problemsOf("sum", sumProblems(image, end)),
-      ...problemsOf("bytes", [
-        ...found.notCovered.map(
+      ...problemsOf(
+        "gap",
+        found.notCovered.map(
           (p) => `${range(p.start, p.end)}, ${p.what}, is not covered by the digest, needed every byte to be`,
         ),
-        ...found.twice.map((p) => `${range(p.start, p.end)}, ${p.what}, is hashed twice, needed every byte once`),
-        ...orderProblems(sum, linear, notCovered.length + twice.length),
-      ]),
+      ),
+      ...problemsOf(
+        "twice",
+        found.twice.map((p) => `${range(p.start, p.end)}, ${p.what}, is hashed twice, needed every byte once`),
+      ),
+      ...problemsOf("order", orderProblems(sum, linear, notCovered.length + twice.length)),
       ...problemsOf("padding", paddingProblems(bytes.length, padding)),
     ],
   };

@@ -177,6 +177,6 @@ export function hasFlags({ header }: Section, flags: number): boolean {
 }
 
 /** The first section of the table whose memory has this RVA. */
-export function sectionAt({ sections }: Pe, rva: number): Section | undefined {
+export function sectionAt({ sections }: Pick<Pe, "sections">, rva: number): Section | undefined {
   return sections.find((s) => rva >= s.header.virtualAddress && rva < sectionEnd(s));
 }

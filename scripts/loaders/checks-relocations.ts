@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // What loaders look for at an image's entry point and in its base relocation table, and whether the table will be in
-// memory when Xen walks it. As in loader-checks.ts each check is one question.
+// memory when Xen walks it. As in checks.ts each check is one question.
 
 import { hex, range } from "../cli/numbers.ts";
-import type { Corruption, Evidence } from "./facts.ts";
-import type { Check, Trip } from "./rules.ts";
-import { hasFlags, sectionAt, sectionEnd } from "../pe/image.ts";
-import type { Image, Section } from "../pe/image.ts";
+import { hasFlags, sectionAt, sectionEnd } from "../judge/read.ts";
+import type { Pe, Section } from "../judge/read.ts";
+import { sectionsStoredAs } from "./checks.ts";
+import type { RelocationEvidence } from "./facts.ts";
+import type { Corruption } from "./relocation-table.ts";
+import type { Check } from "./rules.ts";
 import { DIRECTORY_BASE_RELOCATION, MEM_DISCARDABLE, MEM_READ } from "../tables/pe.ts";
 import type { SectionHeader } from "../tables/pe.ts";
 
@@ -17,58 +19,45 @@ export const entryOutsideImage: Check = ({ image: { optional: o } }) =>
     ? undefined
     : `AddressOfEntryPoint is ${hex(o.addressOfEntryPoint)}, SizeOfImage is ${hex(o.sizeOfImage)}`;
 
-type EntrySections = (image: Image) => Section[];
+/** Which sections a loader looks at. */
+type Looked = (section: Section) => boolean;
+const readable: Looked = (section) => hasFlags(section, MEM_READ);
+const all: Looked = () => true;
 
-/** The last byte of a section does not count. */
-function entrySections(size: (header: SectionHeader) => number, loaded: (section: Section) => boolean): EntrySections {
-  return ({ sections, optional: { addressOfEntryPoint: entry } }) =>
+/** Whether the entry point is in one section; a section's last byte does not count. */
+function entryChecks(size: (header: SectionHeader) => number, looked: Looked): { nowhere: Check; several: Check } {
+  const holders = ({ sections, optional: { addressOfEntryPoint: entry } }: Pe): Section[] =>
     sections.filter(
-      (s) => loaded(s) && s.header.virtualAddress <= entry && entry < s.header.virtualAddress + size(s.header) - 1,
+      (s) => looked(s) && s.header.virtualAddress <= entry && entry < s.header.virtualAddress + size(s.header) - 1,
     );
-}
-
-export const entryByVirtualSize = entrySections(
-  (h) => h.virtualSize,
-  (s) => hasFlags(s, MEM_READ),
-);
-export const entryByRawSize = entrySections(
-  (h) => h.sizeOfRawData,
-  () => true,
-);
-
-export function entryInNoSection(of: EntrySections): Check {
-  return ({ image }) =>
-    of(image).length !== 0
-      ? undefined
-      : `AddressOfEntryPoint is ${hex(image.optional.addressOfEntryPoint)}, needed inside a section`;
-}
-
-export function entryInSeveralSections(of: EntrySections): Check {
-  return ({ image }) => {
-    const found = of(image);
-    if (found.length < 2) return undefined;
-    const names = found
-      .slice(0, 3)
-      .map((s) => s.name)
-      .join(", ");
-    return {
-      why: `AddressOfEntryPoint ${hex(image.optional.addressOfEntryPoint)} is in ${found.length} sections: ${names}`,
-      args: [found.length],
-    };
+  return {
+    nowhere: ({ image }) =>
+      holders(image).length !== 0
+        ? undefined
+        : `AddressOfEntryPoint is ${hex(image.optional.addressOfEntryPoint)}, needed inside a section`,
+    several: ({ image }) => {
+      const names = holders(image).map((s) => s.name);
+      if (names.length < 2) return undefined;
+      const entry = `AddressOfEntryPoint ${hex(image.optional.addressOfEntryPoint)}`;
+      return {
+        why: `${entry} is in ${names.length} sections: ${names.slice(0, 3).join(", ")}`,
+        args: [names.length],
+      };
+    },
   };
 }
 
+export const entryByVirtualSize = entryChecks((h) => h.virtualSize, readable);
+export const entryByRawSize = entryChecks((h) => h.sizeOfRawData, all);
+
 // ---- base relocations
 
-const inEvidence = ({ relocations: r }: Evidence): string =>
-  `the base relocation table is at RVA ${range(r.start, r.start + r.size)}`;
+const tableRange = ({ start, size }: RelocationEvidence): string => range(start, start + size);
 
-export const tableOutsideImage: Check = (evidence) => {
-  const { relocations: r, image } = evidence;
-  return r.size === 0 || r.start + r.size <= image.optional.sizeOfImage
+export const tableOutsideImage: Check = ({ relocations: r, image: { optional } }) =>
+  r.size === 0 || r.start + r.size <= optional.sizeOfImage
     ? undefined
-    : `${inEvidence(evidence)}, SizeOfImage is ${hex(image.optional.sizeOfImage)}`;
-};
+    : `the base relocation table is at RVA ${tableRange(r)}, SizeOfImage is ${hex(optional.sizeOfImage)}`;
 
 export const noTable: Check = ({ relocations: r }) =>
   r.size !== 0 ? undefined : "data directory 5 is empty, needed a base relocation table";
@@ -90,20 +79,18 @@ export function corruptTable(...how: readonly Corruption[]): Check {
 export const LOADER_TYPES: readonly number[] = [0, 1, 2, 3, 10];
 export const XEN_TYPES: readonly number[] = [0, 3, 10];
 
+/** @param args what the loader's message has in it */
 export function typeNotIn(
   known: readonly number[],
   args: (type: number, rva: number) => number[] = (type) => [type],
 ): Check {
-  return ({ relocations: { types } }): Trip | undefined => {
-    for (const [type, rva] of types) {
-      if (!known.includes(type)) {
-        return {
-          why: `the base relocation for RVA ${hex(rva)} has type ${type}, needed ${known.join(", ")}`,
-          args: args(type, rva),
-        };
-      }
-    }
-    return undefined;
+  return ({ relocations: { types } }) => {
+    const [type, rva] = [...types].find(([type]) => !known.includes(type)) ?? [];
+    if (type === undefined || rva === undefined) return undefined;
+    return {
+      why: `the base relocation for RVA ${hex(rva)} has type ${type}, needed ${known.join(", ")}`,
+      args: args(type, rva),
+    };
   };
 }
 
@@ -117,52 +104,38 @@ export const targetNotWritable: Check = ({ relocations: { unwritable: u } }) =>
 
 // ---- the section .reloc, by which shim and Red Hat's GRUB relocate
 
-export function relocSections({ sections }: Image, loaded: (section: Section) => boolean): Section[] {
-  // By the eight bytes of the header: a name from the string table is none.
-  return sections.filter((s) => s.header.name === ".reloc\0\0" && loaded(s));
-}
-
-export const readable = (section: Section): boolean => hasFlags(section, MEM_READ);
-
-export function severalRelocSections(loaded: (section: Section) => boolean): Check {
-  return ({ image }) =>
-    relocSections(image, loaded).length < 2 ? undefined : "there are two sections .reloc, needed one";
-}
-
-export function noRelocSection(loaded: (section: Section) => boolean): Check {
-  return ({ image }) =>
-    relocSections(image, loaded).length !== 0 ? undefined : "there is no readable section .reloc: nothing is relocated";
-}
-
-/** Whether a section .reloc is the table: it starts where data directory 5 says, and is as long. */
-export function relocSectionIsNotTable(loaded: (section: Section) => boolean): Check {
-  return ({ image, relocations: r }) => {
-    const wrong = relocSections(image, loaded).find((s) => {
-      const { virtualAddress, virtualSize, sizeOfRawData } = s.header;
-      return (
-        virtualSize === 0 ||
-        sizeOfRawData === 0 ||
-        sectionEnd(s) > image.optional.sizeOfImage ||
-        virtualAddress !== r.start ||
-        r.size > virtualSize
+function relocSectionChecks(looked: Looked): { none: Check; several: Check; isNotTable: Check } {
+  const relocs = (image: Pe): Section[] => sectionsStoredAs(image, ".reloc").filter(looked);
+  return {
+    none: ({ image }) =>
+      relocs(image).length !== 0 ? undefined : "there is no readable section .reloc: nothing is relocated",
+    several: ({ image }) => (relocs(image).length < 2 ? undefined : "there are two sections .reloc, needed one"),
+    // It has to start where data directory 5 says, and be as long.
+    isNotTable: ({ image, relocations: r }) => {
+      const wrong = relocs(image).find(
+        (s) =>
+          s.header.virtualSize === 0 ||
+          s.header.sizeOfRawData === 0 ||
+          sectionEnd(s) > image.optional.sizeOfImage ||
+          s.header.virtualAddress !== r.start ||
+          r.size > s.header.virtualSize,
       );
-    });
-    if (wrong === undefined) return undefined;
-    return (
-      `section .reloc is at RVA ${range(wrong.header.virtualAddress, sectionEnd(wrong))} with ` +
-      `${hex(wrong.header.sizeOfRawData)} bytes of raw data, needed at data directory 5, ${range(
-        r.start,
-        r.start + r.size,
-      )}`
-    );
+      if (wrong === undefined) return undefined;
+      return (
+        `section .reloc is at RVA ${range(wrong.header.virtualAddress, sectionEnd(wrong))} with ` +
+        `${hex(wrong.header.sizeOfRawData)} bytes of raw data, needed at data directory 5, ${tableRange(r)}`
+      );
+    },
   };
 }
+
+export const readableReloc = relocSectionChecks(readable);
+export const anyReloc = relocSectionChecks(all);
 
 /** Xen walks the table in memory, by linker symbols, whatever the loader has put there. */
 export const tableNotLoaded: Check = ({ image, relocations: r }) => {
   const section = r.size === 0 ? undefined : sectionAt(image, r.start);
-  return section === undefined || !hasFlags(section, MEM_DISCARDABLE)
-    ? undefined
-    : `section ${section.name} is discardable (` +
-        `${hex(section.header.characteristics)}), so it is not loaded, but Xen reads the table in memory`;
+  if (section === undefined || !hasFlags(section, MEM_DISCARDABLE)) return undefined;
+  const flags = hex(section.header.characteristics);
+  return `section ${section.name} is discardable (${flags}), so it is not loaded, but Xen reads the table in memory`;
 };

@@ -3,39 +3,28 @@
 // the profiles, and says what it found and what would be needed; the profiles add whose rule it is and the words.
 
 import { hex, range } from "../cli/numbers.ts";
-import type { Check } from "./rules.ts";
 import type { Problem } from "../judge/authenticode.ts";
-import { hasFlags, roundUp, sectionAt, sectionEnd, sectionTableEnd } from "../pe/image.ts";
-import type { Image, Section } from "../pe/image.ts";
+import { directoryOf, hasFlags, roundUp, sectionAt, sectionEnd, tableEnd } from "../judge/read.ts";
+import type { Pe, Section } from "../judge/read.ts";
+import type { Evidence } from "./facts.ts";
+import type { Check } from "./rules.ts";
 import { readStructure } from "../tables/fields.ts";
-import {
-  CNT_UNINITIALIZED_DATA,
-  DEBUG_DIRECTORY_ENTRY,
-  DIRECTORY_CERTIFICATE,
-  DIRECTORY_DEBUG,
-  MEM_DISCARDABLE,
-  MEM_EXECUTE,
-  MEM_READ,
-  MEM_WRITE,
-  NX_COMPAT,
-  PAGE_SIZE,
-  RELOCS_STRIPPED,
-  SECTION_HEADER,
-} from "../tables/pe.ts";
-import type { SectionHeader } from "../tables/pe.ts";
+import * as pe from "../tables/pe.ts";
+
+/** A check that is made only of some images. */
+export function onlyIf(holds: (evidence: Evidence) => boolean, check: Check): Check {
+  return (evidence) => (holds(evidence) ? check(evidence) : undefined);
+}
 
 // ---- headers
 
 /** EDK2 and shim want room in SizeOfImage for more section headers than there are. */
 export const imageHasNoRoomForTable: Check = ({ image }) => {
   const { sizeOfImage } = image.optional;
-  const count = image.sections.length;
-  const tableAt = sectionTableEnd(image) - count * SECTION_HEADER.size;
-  if (sizeOfImage > tableAt && Math.floor((sizeOfImage - tableAt) / SECTION_HEADER.size) > count) return undefined;
-  return (
-    `SizeOfImage is ${hex(sizeOfImage)}, needed more than the section table, up to ` +
-    `${hex(tableAt + (count + 1) * SECTION_HEADER.size)}`
-  );
+  const needed = tableEnd(image) + pe.SECTION_HEADER.size;
+  return sizeOfImage >= needed
+    ? undefined
+    : `SizeOfImage is ${hex(sizeOfImage)}, needed more than the section table, up to ${hex(needed)}`;
 };
 
 export const headersFillImage: Check = ({ image: { optional: o } }) =>
@@ -54,7 +43,7 @@ export function subsystemIsNot(...taken: readonly number[]): Check {
 }
 
 export const relocationsStripped: Check = ({ image: { coff } }) =>
-  (coff.characteristics & RELOCS_STRIPPED) === 0
+  (coff.characteristics & pe.RELOCS_STRIPPED) === 0
     ? undefined
     : `Characteristics is ${hex(coff.characteristics)}, IMAGE_FILE_RELOCS_STRIPPED is set`;
 
@@ -69,32 +58,32 @@ export const sectionAlignmentNoPowerOfTwo: Check = ({ image: { optional: o } }) 
 };
 
 export const certificateOutsideFile: Check = ({ image }) => {
-  const { virtualAddress, size } = image.directories[DIRECTORY_CERTIFICATE] ?? { virtualAddress: 0, size: 0 };
+  const { virtualAddress, size } = directoryOf(image, pe.DIRECTORY_CERTIFICATE);
   const end = virtualAddress + size;
-  return size === 0 || end <= image.fileSize
+  return size === 0 || end <= image.bytes.length
     ? undefined
-    : `the certificate table is at ${range(virtualAddress, end)}, the file ends at ${hex(image.fileSize)}`;
+    : `the certificate table is at ${range(virtualAddress, end)}, the file ends at ${hex(image.bytes.length)}`;
 };
 
 /** As firmware, shim and every signer want it (PE specification, "Attribute Certificate Table"). */
 export const certificateNotLast: Check = ({ image }) => {
-  const { virtualAddress, size } = image.directories[DIRECTORY_CERTIFICATE] ?? { virtualAddress: 0, size: 0 };
+  const { virtualAddress, size } = directoryOf(image, pe.DIRECTORY_CERTIFICATE);
   const end = virtualAddress + size;
-  return size === 0 || end === image.fileSize
+  return size === 0 || end === image.bytes.length
     ? undefined
     : `the certificate table is at ${range(virtualAddress, end)}, needed at the end of the file, ` +
-        `${hex(image.fileSize)}`;
+        `${hex(image.bytes.length)}`;
 };
 
 /** EDK2 looks for CODEVIEW entries; it needs to be able to read each entry. */
 export const debugEntriesOutsideFile: Check = ({ image }) => {
-  const { virtualAddress, size } = image.directories[DIRECTORY_DEBUG] ?? { virtualAddress: 0, size: 0 };
+  const { virtualAddress, size } = directoryOf(image, pe.DIRECTORY_DEBUG);
   const section = size === 0 ? undefined : sectionAt(image, virtualAddress);
   if (section === undefined) return undefined;
   const start = section.header.pointerToRawData + virtualAddress - section.header.virtualAddress;
-  return start + size <= image.fileSize
+  return start + size <= image.bytes.length
     ? undefined
-    : `the debug directory is at offset ${range(start, start + size)}, the file ends at ${hex(image.fileSize)}`;
+    : `the debug directory is at offset ${range(start, start + size)}, the file ends at ${hex(image.bytes.length)}`;
 };
 
 const CODEVIEW = 2;
@@ -103,17 +92,12 @@ const RSDS_SIZE = 24;
 const RSDS = "RSDS";
 
 export const codeviewTooSmall: Check = ({ image }) => {
-  const { virtualAddress, size } = image.directories[DIRECTORY_DEBUG] ?? { virtualAddress: 0, size: 0 };
-  const section = size === 0 ? undefined : sectionAt(image, virtualAddress);
-  if (section === undefined) return undefined;
-  const start = virtualAddress - section.header.virtualAddress;
-  const table = section.data.subarray(start, start + size);
-  for (let at = 0; at + DEBUG_DIRECTORY_ENTRY.size <= table.length; at += DEBUG_DIRECTORY_ENTRY.size) {
-    const { type, sizeOfData, addressOfRawData } = readStructure(DEBUG_DIRECTORY_ENTRY, table, at);
+  const { virtualAddress, size } = directoryOf(image, pe.DIRECTORY_DEBUG);
+  const table = dataFrom(image, virtualAddress, size);
+  for (let at = 0; at + pe.DEBUG_DIRECTORY_ENTRY.size <= table.length; at += pe.DEBUG_DIRECTORY_ENTRY.size) {
+    const { type, sizeOfData, addressOfRawData } = readStructure(pe.DEBUG_DIRECTORY_ENTRY, table, at);
     if (type !== CODEVIEW || sizeOfData >= RSDS_SIZE || addressOfRawData === 0) continue;
-    const holder = sectionAt(image, addressOfRawData);
-    const from = addressOfRawData - (holder?.header.virtualAddress ?? 0);
-    if (String.fromCharCode(...(holder?.data.subarray(from, from + 4) ?? [])) !== RSDS) continue;
+    if (String.fromCharCode(...dataFrom(image, addressOfRawData, RSDS.length)) !== RSDS) continue;
     return (
       `the CODEVIEW debug entry at RVA ${hex(virtualAddress + at)} has SizeOfData ` +
       `${hex(sizeOfData)}, needed at least ${hex(RSDS_SIZE)} for "RSDS"`
@@ -122,9 +106,18 @@ export const codeviewTooSmall: Check = ({ image }) => {
   return undefined;
 };
 
+/** As many of `size` bytes from an RVA on as one section's data has. */
+function dataFrom(image: Pe, rva: number, size: number): Uint8Array {
+  const section = sectionAt(image, rva);
+  const from = rva - (section?.header.virtualAddress ?? rva);
+  return section?.data.subarray(from, from + size) ?? new Uint8Array(0);
+}
+
+// ---- signatures
+
 /** What would be wrong with a signature over the file. */
-export function hashProblem(kind: Problem["kind"]): Check {
-  return ({ hash }) => hash.problems.find((problem) => problem.kind === kind)?.text;
+export function hashProblem(...kinds: readonly Problem["kind"][]): Check {
+  return ({ hash }) => hash.problems.find(({ kind }) => kinds.includes(kind))?.text;
 }
 
 export const unsigned: Check = ({ hash }) => (hash.signed ? undefined : "the file is not signed yet");
@@ -132,112 +125,110 @@ export const unsigned: Check = ({ hash }) => (hash.signed ? undefined : "the fil
 // ---- sections
 
 /** The first section for which `found` gives a reason; messages that name a section do it by its place in the table. */
-export function anySection(
-  found: (header: SectionHeader, image: Image, section: Section) => string | undefined,
-): Check {
+export function anySection(found: (section: Section, image: Pe) => string | undefined): Check {
   return ({ image }) => {
-    let reason: string | undefined;
-    const index = image.sections.findIndex((section) => {
-      reason = found(section.header, image, section);
-      return reason !== undefined;
-    });
-    return reason === undefined
-      ? undefined
-      : { why: `section ${image.sections[index]?.name} ${reason}`, args: [index] };
+    for (const [index, section] of image.sections.entries()) {
+      const reason = found(section, image);
+      if (reason !== undefined) return { why: `section ${section.name} ${reason}`, args: [index] };
+    }
+    return undefined;
   };
 }
 
-const outside = (rva: number, { optional }: Image): boolean => rva >= optional.sizeOfImage;
-const place = (section: Section): string => `is at RVA ${range(section.header.virtualAddress, sectionEnd(section))}`;
-const discardable = (section: Section): boolean => hasFlags(section, MEM_DISCARDABLE);
+/** Those that have this name in the eight bytes of the header: one from the string table is none to most loaders. */
+export function sectionsStoredAs({ sections }: Pe, name: string): Section[] {
+  return sections.filter((s) => s.header.name === name.padEnd(8, "\0"));
+}
+
+const outside = (rva: number, { optional }: Pe): boolean => rva >= optional.sizeOfImage;
+const discardable = (section: Section): boolean => hasFlags(section, pe.MEM_DISCARDABLE);
+
+/** Where a section is in memory, and how long that is. */
+export function placeIn(section: Section, { optional }: Pe): string {
+  const { virtualAddress } = section.header;
+  return `is at RVA ${range(virtualAddress, sectionEnd(section))}, SizeOfImage is ${hex(optional.sizeOfImage)}`;
+}
 
 /** EDK2, for whatever has data, DWARF included. The last byte is what counts. */
-export const dataOutsideImage = anySection((h, image, s) =>
-  h.sizeOfRawData !== 0 && (outside(h.virtualAddress, image) || outside(sectionEnd(s) - 1, image))
-    ? `${place(s)}, SizeOfImage is ${hex(image.optional.sizeOfImage)}`
+export const dataOutsideImage = anySection((s, image) =>
+  s.header.sizeOfRawData !== 0 && (outside(s.header.virtualAddress, image) || outside(sectionEnd(s) - 1, image))
+    ? placeIn(s, image)
     : undefined,
 );
 
 /** GRUB's peimage: every section, with data or without. */
-export const sectionOutsideImage = anySection((_h, image, s) =>
-  sectionEnd(s) > image.optional.sizeOfImage
-    ? `${place(s)}, SizeOfImage is ${hex(image.optional.sizeOfImage)}`
+export const sectionOutsideImage = anySection((s, image) =>
+  sectionEnd(s) > image.optional.sizeOfImage ? placeIn(s, image) : undefined,
+);
+
+const inHeaders = ({ header: h }: Section, { optional: { sizeOfHeaders } }: Pe): boolean =>
+  h.virtualAddress < sizeOfHeaders || h.pointerToRawData < sizeOfHeaders;
+
+const inHeadersText = ({ header: h }: Section, { optional }: Pe): string =>
+  `is at RVA ${hex(h.virtualAddress)} and offset ${hex(h.pointerToRawData)}, needed both from SizeOfHeaders ` +
+  `${hex(optional.sizeOfHeaders)} on`;
+
+export const dataInsideHeaders = anySection((s, image) =>
+  s.header.sizeOfRawData !== 0 && inHeaders(s, image) ? inHeadersText(s, image) : undefined,
+);
+
+/** shim and Red Hat's GRUB: nothing but UNINITIALIZED_DATA may point into the headers, not even without data. */
+export const notUninitialisedInsideHeaders = anySection((s, image) =>
+  !hasFlags(s, pe.CNT_UNINITIALIZED_DATA) && inHeaders(s, image)
+    ? `${inHeadersText(s, image)}, or UNINITIALIZED_DATA`
     : undefined,
 );
 
-export const dataInsideHeaders = anySection((h, image) => {
-  const { sizeOfHeaders } = image.optional;
-  if (h.sizeOfRawData === 0 || (h.virtualAddress >= sizeOfHeaders && h.pointerToRawData >= sizeOfHeaders)) {
-    return undefined;
-  }
-  return (
-    `is at RVA ${hex(h.virtualAddress)} and offset ${hex(h.pointerToRawData)}, needed both from SizeOfHeaders ` +
-    `${hex(sizeOfHeaders)} on`
-  );
-});
-
-export const sectionInsideHeaders = anySection((h, image) =>
-  h.virtualAddress >= image.optional.sizeOfHeaders
+export const sectionInsideHeaders = anySection(({ header: h }, { optional: { sizeOfHeaders } }) =>
+  h.virtualAddress >= sizeOfHeaders
     ? undefined
-    : `is at RVA ${hex(h.virtualAddress)}, needed from SizeOfHeaders ${hex(image.optional.sizeOfHeaders)} on`,
+    : `is at RVA ${hex(h.virtualAddress)}, needed from SizeOfHeaders ${hex(sizeOfHeaders)} on`,
 );
 
-export const rawInsideHeaders = anySection((h, image) =>
-  h.sizeOfRawData === 0 || h.pointerToRawData >= image.optional.sizeOfHeaders
+export const rawInsideHeaders = anySection(({ header: h }, { optional: { sizeOfHeaders } }) =>
+  h.sizeOfRawData === 0 || h.pointerToRawData >= sizeOfHeaders
     ? undefined
-    : `has its raw data at ${hex(h.pointerToRawData)}, needed from SizeOfHeaders ` +
-      `${hex(image.optional.sizeOfHeaders)} on`,
+    : `has its raw data at ${hex(h.pointerToRawData)}, needed from SizeOfHeaders ${hex(sizeOfHeaders)} on`,
 );
 
 /** Also where there is no data: an offset far out is read as a length, too. */
-export const rawOutsideFile = anySection((h, image) => {
+export const rawOutsideFile = anySection(({ header: h }, { bytes }) => {
   const end = h.pointerToRawData + h.sizeOfRawData;
-  return end <= image.fileSize
+  return end <= bytes.length
     ? undefined
-    : `has its raw data at ${range(h.pointerToRawData, end)}, the file ends at ${hex(image.fileSize)}`;
+    : `has its raw data at ${range(h.pointerToRawData, end)}, the file ends at ${hex(bytes.length)}`;
 });
 
-/** shim and Red Hat's GRUB: nothing but UNINITIALIZED_DATA may point into the headers, not even without data. */
-export const notUninitialisedInsideHeaders = anySection((h, image, s) => {
-  const { sizeOfHeaders } = image.optional;
-  if (hasFlags(s, CNT_UNINITIALIZED_DATA) || (h.virtualAddress >= sizeOfHeaders && h.pointerToRawData >= sizeOfHeaders))
-    return undefined;
-  return (
-    `is at RVA ${hex(h.virtualAddress)} and offset ${hex(h.pointerToRawData)}, needed both from SizeOfHeaders ` +
-    `${hex(sizeOfHeaders)} on, or UNINITIALIZED_DATA`
-  );
-});
-
-export const baseOutsideImage = anySection((h, image, s) =>
-  !discardable(s) && outside(h.virtualAddress, image)
-    ? `${place(s)}, SizeOfImage is ${hex(image.optional.sizeOfImage)}`
-    : undefined,
+export const baseOutsideImage = anySection((s, image) =>
+  !discardable(s) && outside(s.header.virtualAddress, image) ? placeIn(s, image) : undefined,
 );
 
-/** What shim calls "zero size": the last byte is outside SizeOfImage. */
-export const endOutsideImage = anySection((h, image, s) =>
-  !discardable(s) && !outside(h.virtualAddress, image) && outside(sectionEnd(s) - 1, image)
-    ? `${place(s)}, SizeOfImage is ${hex(image.optional.sizeOfImage)}`
-    : undefined,
+const lastByteOutside = (s: Section, image: Pe): boolean => !discardable(s) && outside(sectionEnd(s) - 1, image);
+
+/** What shim calls "zero size". */
+export const endOutsideImage = anySection((s, image) =>
+  lastByteOutside(s, image) && !outside(s.header.virtualAddress, image) ? placeIn(s, image) : undefined,
 );
 
 /** An address that is outside counts as 0, so a discardable section must be all inside or all outside. */
-export const negativeSize = anySection((h, image, s) => {
+export const negativeSize = anySection((s, image) => {
   const value = (rva: number): number => (outside(rva, image) ? 0 : rva);
-  if (value(sectionEnd(s) - 1) >= value(h.virtualAddress)) return undefined;
-  if (!discardable(s) && outside(sectionEnd(s) - 1, image)) return undefined; // the rules before have it
-  return (
-    `${place(s)}, needed a VirtualSize, and all of it inside or outside SizeOfImage ` +
-    `${hex(image.optional.sizeOfImage)}`
-  );
+  const { sizeOfImage } = image.optional;
+  // Of a last byte that is outside the rules before have said it.
+  return lastByteOutside(s, image) || value(sectionEnd(s) - 1) >= value(s.header.virtualAddress)
+    ? undefined
+    : `is at RVA ${range(s.header.virtualAddress, sectionEnd(s))}, needed a VirtualSize, and all of it inside or ` +
+        `outside SizeOfImage ${hex(sizeOfImage)}`;
 });
 
-export const rawLargerThanVirtual = anySection((h) =>
-  h.sizeOfRawData <= roundUp(h.virtualSize, PAGE_SIZE)
+export const rawLargerThanVirtual = anySection(({ header: h }) =>
+  h.sizeOfRawData <= roundUp(h.virtualSize, pe.PAGE_SIZE)
     ? undefined
     : `has ${hex(h.sizeOfRawData)} bytes of raw data, needed at most VirtualSize rounded up to a page, ` +
-      `${hex(roundUp(h.virtualSize, PAGE_SIZE))}`,
+      `${hex(roundUp(h.virtualSize, pe.PAGE_SIZE))}`,
 );
+
+const MOST_UNSORTED = 1000;
 
 /**
  * Raw data that is copied whole, and so reaches over what follows. Sections are loaded in the table's order: it does
@@ -245,31 +236,20 @@ export const rawLargerThanVirtual = anySection((h) =>
  */
 function rawReaches(loaded: (section: Section) => boolean): Check {
   return ({ image }) => {
-    const sections = image.sections.filter(loaded);
     const done: Section[] = [];
-    for (const section of sections) {
-      const { virtualAddress, sizeOfRawData } = section.header;
-      const end = virtualAddress + sizeOfRawData;
-      if (end > image.optional.sizeOfImage) {
-        return (
-          `section ${section.name}'s raw data reaches up to RVA ${hex(end)}, SizeOfImage is ` +
-          `${hex(image.optional.sizeOfImage)}: memory behind it is overwritten`
-        );
-      }
-      const last = done.at(-1);
+    for (const section of image.sections.filter(loaded)) {
+      const { virtualAddress: start, sizeOfRawData } = section.header;
+      const end = start + sizeOfRawData;
+      const reach = `section ${section.name}'s raw data reaches up to RVA ${hex(end)}`;
+      if (end > image.optional.sizeOfImage)
+        return `${reach}, SizeOfImage is ${hex(image.optional.sizeOfImage)}: memory behind it is overwritten`;
       // In a table by address no earlier section can be behind; otherwise each has to be looked at.
-      if (last !== undefined && last.header.virtualAddress > virtualAddress) {
+      if ((done.at(-1)?.header.virtualAddress ?? 0) > start) {
         const hit = done.find(
-          (s) =>
-            s.header.virtualSize !== 0 && s.header.virtualAddress >= virtualAddress && s.header.virtualAddress < end,
+          ({ header: h }) => h.virtualSize !== 0 && h.virtualAddress >= start && h.virtualAddress < end,
         );
-        if (hit !== undefined) {
-          return (
-            `section ${section.name}'s raw data reaches up to RVA ` +
-            `${hex(end)}, into section ${hit.name}, which is loaded before it`
-          );
-        }
-        if (done.length > MOST_UNSORTED) return `its sections are not in the order of their addresses`;
+        if (hit !== undefined) return `${reach}, into section ${hit.name}, which is loaded before it`;
+        if (done.length > MOST_UNSORTED) return "its sections are not in the order of their addresses";
       }
       done.push(section);
     }
@@ -277,36 +257,32 @@ function rawReaches(loaded: (section: Section) => boolean): Check {
   };
 }
 
-const MOST_UNSORTED = 1000;
 export const rawReachesOver = rawReaches(() => true);
 export const rawReachesOverUnlessDiscarded = rawReaches((s) => !discardable(s));
 
-export const notPageAligned = anySection((h) =>
-  h.virtualAddress % PAGE_SIZE === 0 ? undefined : `is at RVA ${hex(h.virtualAddress)}, which is not page-aligned`,
-);
-
-export const writableAndExecutable = anySection((_h, _image, s) =>
-  hasFlags(s, MEM_READ) && !discardable(s) && hasFlags(s, MEM_WRITE) && hasFlags(s, MEM_EXECUTE)
-    ? "is writable and executable"
-    : undefined,
-);
-
 // ---- NX
 
-export function unlessNx(check: Check): Check {
-  return (evidence) => ((evidence.image.optional.dllCharacteristics & NX_COMPAT) === 0 ? undefined : check(evidence));
-}
+export const claimsNx = ({ image }: Evidence): boolean => (image.optional.dllCharacteristics & pe.NX_COMPAT) !== 0;
 
-export const notNxCompat: Check = ({ image: { optional: o } }) =>
-  (o.dllCharacteristics & NX_COMPAT) !== 0
+export const notNxCompat: Check = (evidence) =>
+  claimsNx(evidence)
     ? undefined
-    : `DllCharacteristics is ${hex(o.dllCharacteristics)}, needed NX_COMPAT (${hex(NX_COMPAT)})`;
+    : `DllCharacteristics is ${hex(evidence.image.optional.dllCharacteristics)}, needed NX_COMPAT (${hex(pe.NX_COMPAT)})`;
 
 export const sectionAlignmentBelowPage: Check = ({ image: { optional: o } }) =>
-  o.sectionAlignment >= PAGE_SIZE
+  o.sectionAlignment >= pe.PAGE_SIZE
     ? undefined
-    : `SectionAlignment is ${hex(o.sectionAlignment)}, needed at least ${hex(PAGE_SIZE)}`;
+    : `SectionAlignment is ${hex(o.sectionAlignment)}, needed at least ${hex(pe.PAGE_SIZE)}`;
 
-export const anyWritableAndExecutable = anySection((_h, _image, s) =>
-  hasFlags(s, MEM_WRITE) && hasFlags(s, MEM_EXECUTE) ? "is writable and executable" : undefined,
+export const notPageAligned = anySection(({ header: h }) =>
+  h.virtualAddress % pe.PAGE_SIZE === 0 ? undefined : `is at RVA ${hex(h.virtualAddress)}, which is not page-aligned`,
+);
+
+const writableAndExecutable = (s: Section): string | undefined =>
+  hasFlags(s, pe.MEM_WRITE) && hasFlags(s, pe.MEM_EXECUTE) ? "is writable and executable" : undefined;
+
+export const anyWritableAndExecutable = anySection(writableAndExecutable);
+/** Of those that shim loads. */
+export const loadedWritableAndExecutable = anySection((s) =>
+  hasFlags(s, pe.MEM_READ) && !discardable(s) ? writableAndExecutable(s) : undefined,
 );

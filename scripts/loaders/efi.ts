@@ -3,12 +3,12 @@
 // asks for. Read from the sources named in each table; the words are those of the source, or of the built loader.
 // Firmware says no with a status and nothing else, which whoever called it prints: EFI_UNSUPPORTED is "Unsupported".
 
+import { sectionEnd } from "../judge/read.ts";
 import * as check from "./checks.ts";
 import * as reloc from "./checks-relocations.ts";
 import { hex, range } from "../cli/numbers.ts";
-import { rulesOf } from "./rules.ts";
+import { profile, rulesOf } from "./rules.ts";
 import type { Check, Profile, Rule } from "./rules.ts";
-import { sectionEnd } from "../pe/image.ts";
 import { SIZE_2M } from "../tables/pe.ts";
 
 // ---- Xen
@@ -16,20 +16,20 @@ import { SIZE_2M } from "../tables/pe.ts";
 /** Where Xen's payloads are looked up by name (xen/common/efi/boot.c): at most eight characters, no string table. */
 const PAYLOADS = [".config", ".kernel", ".ramdisk", ".ucode", ".xsm"];
 
-const payloadOutsideImage = check.anySection((_h, image, s) =>
-  PAYLOADS.includes(s.header.name.replace(/\0+$/, "")) && sectionEnd(s) > image.optional.sizeOfImage
-    ? `is at RVA ${range(s.header.virtualAddress, sectionEnd(s))}, SizeOfImage is ${hex(image.optional.sizeOfImage)}`
+const payloadOutsideImage = check.anySection((s, { optional: { sizeOfImage } }) =>
+  PAYLOADS.includes(s.header.name.replace(/\0+$/, "")) && sectionEnd(s) > sizeOfImage
+    ? `is at RVA ${range(s.header.virtualAddress, sectionEnd(s))}, SizeOfImage is ${hex(sizeOfImage)}`
     : undefined,
 );
 
-const payloadNotFound = check.anySection((_h, _image, s) =>
+const payloadNotFound = check.anySection((s) =>
   PAYLOADS.includes(s.name) && s.header.name.startsWith("/")
     ? "has its name in the string table, where Xen does not look: it is not found"
     : undefined,
 );
 
 /** Loaders guarantee a 2 MiB boundary only by SectionAlignment. */
-const alignmentTooSmall: Check = ({ image: { optional: o } }) =>
+export const alignmentTooSmall: Check = ({ image: { optional: o } }) =>
   o.sectionAlignment !== 0 && o.sectionAlignment % SIZE_2M === 0
     ? undefined
     : `SectionAlignment is ${hex(o.sectionAlignment)}, needed a multiple of ` +
@@ -66,21 +66,13 @@ export const XEN_WITHOUT_DISCARDABLE: readonly Rule[] = rulesOf(
   [["xen-reloc-discardable", "stops", "Unsupported relocation type", reloc.tableNotLoaded]],
 );
 
-const XEN_PROFILE: Profile = {
-  name: "xen",
-  way: "firmware",
-  loader: "Xen itself, once it runs as an EFI application",
-  needed: true,
-  rules: XEN_EFI,
-};
-
 // ---- EDK2
 
 const EDK2 = "tianocore/edk2";
 const PECOFF = `${EDK2} MdePkg/Library/BasePeCoffLib/BasePeCoff.c`;
 
 /** LoadImage's own rules; nothing is printed, and these are the names of the statuses. */
-export const EDK2_RULES: readonly Rule[] = [
+const EDK2_RULES: readonly Rule[] = [
   ...rulesOf(`${PECOFF}:PeCoffLoaderGetPeHeader`, [
     ["pe-table-room", "refuse", "Unsupported", check.imageHasNoRoomForTable],
     ["pe-headers-size", "refuse", "Unsupported", check.headersFillImage],
@@ -114,7 +106,7 @@ const VERIFICATION = `${EDK2} SecurityPkg/Library/DxeImageVerificationLib/DxeIma
 /** What any signature over the file would mean; that there is none, or by whom, is not the image's shape. */
 function signatureRules(source: string): Rule[] {
   return rulesOf(source, [
-    ["hash-uneven", "warn", "", check.hashProblem("bytes")],
+    ["hash-uneven", "warn", "", check.hashProblem("gap", "twice", "order")],
     ["hash-padding", "warn", "", check.hashProblem("padding")],
     ["unsigned", "warn", "", check.unsigned],
   ]);
@@ -160,23 +152,17 @@ const U_BOOT_RULES: readonly Rule[] = [
 
 // ---- profiles
 
+/** Xen's own rules follow those of whoever loads it. */
 const efi = (
   name: string,
   loader: string,
   needed: boolean,
   rules: readonly Rule[],
   shows?: Profile["shows"],
-): Profile => ({
-  name,
-  way: "firmware",
-  loader,
-  needed,
-  rules: [...rules, ...XEN_EFI],
-  ...(shows === undefined ? {} : { shows }),
-});
+): Profile => profile(name, "firmware", loader, needed, [rules, XEN_EFI], shows);
 
 export const EFI_PROFILES: readonly Profile[] = [
-  XEN_PROFILE,
+  efi("xen", "Xen itself, once it runs as an EFI application", true, []),
   efi("edk2", "UEFI firmware, LoadImage", true, EDK2_RULES),
   efi("edk2-secure-boot", "UEFI firmware with Secure Boot, once the file is signed with a key in db", true, [
     ...EDK2_RULES,

@@ -5,8 +5,8 @@
 import * as mb from "./checks-multiboot.ts";
 import { version1, version2 } from "./checks-multiboot.ts";
 import type { Version } from "./checks-multiboot.ts";
-import { rulesOf } from "./rules.ts";
-import type { Check, Profile, Rule, Way } from "./rules.ts";
+import { profile, rulesOf } from "./rules.ts";
+import type { Check, Profile, Rule } from "./rules.ts";
 import { SHIM_LOAD } from "./shim.ts";
 import { MB1_SEARCH } from "../tables/multiboot.ts";
 
@@ -25,24 +25,9 @@ function xenIn(version: Version): Rule[] {
 }
 
 const XEN_ON_EFI: readonly Rule[] = rulesOf(`${HEAD} (on EFI)`, [
-  [
-    "xen-mb-boot-services",
-    "stops",
-    "ERR: Bootloader shutdown EFI x64 boot services!",
-    mb.noTag(mb.TAG_EFI_BS, "the Multiboot2 header has no EFI boot services tag"),
-  ],
-  [
-    "xen-mb-efi-entry",
-    "stops",
-    "",
-    mb.noTag(mb.TAG_EFI64, "the Multiboot2 header has no EFI64 entry tag: the 32-bit entry is called in 64-bit mode"),
-  ],
+  ["xen-mb-boot-services", "stops", "ERR: Bootloader shutdown EFI x64 boot services!", mb.noBootServicesTag],
+  ["xen-mb-efi-entry", "stops", "", mb.noEfi64TagForXen],
 ]);
-
-/** What happens to any image that comes so far. */
-function onceLoaded(version: Version, why: string): Check {
-  return (evidence) => (version(evidence).addresses === undefined ? undefined : why);
-}
 
 // ---- GRUB
 
@@ -54,7 +39,7 @@ const INFORMATION = Array.from({ length: 22 }, (_, type) => type);
 
 const GRUB_MB2: readonly Rule[] = [
   ...rulesOf(`${GRUB}/multiboot_mbi2.c:grub_multiboot2_load`, [
-    ["grub-mb2-header", "refuse", "no multiboot header found", mb.noMultiboot2],
+    ["grub-mb2-header", "refuse", "no multiboot header found", mb.noHeader(version2)],
     ["grub-mb2-tags", "refuse", "", mb.badTags],
     ["grub-mb2-request", "refuse", "unsupported information tag: 0x%x", mb.requestBesides(...INFORMATION)],
     ["grub-mb2-tag", "refuse", "unsupported tag: 0x%x", mb.requiredTagBesides(1, 2, 3, 4, 5, 6, 7, 9, 10)],
@@ -67,16 +52,16 @@ const GRUB_MB2: readonly Rule[] = [
     ["grub-mb2-bss", "stops", "", mb.bssBelowEnd(version2)],
   ]),
   ...rulesOf(`${GRUB}/multiboot.c:grub_multiboot2_load_elf`, [
-    ["grub-mb2-no-addresses", "refuse", ELF_DEPENDENT, mb.elfClassLooks(false)(mb.noAddresses2)],
+    ["grub-mb2-no-addresses", "refuse", ELF_DEPENDENT, mb.whereElfClassLooks(false, mb.noAddresses2)],
   ]),
   ...rulesOf(`${GRUB}/multiboot_elfxx.c:grub_multiboot_load_elf`, [
-    ["grub-mb2-half-elf", "refuse", ELF_INDEPENDENT, mb.elfClassLooks(true)(mb.noAddresses2)],
+    ["grub-mb2-half-elf", "refuse", ELF_INDEPENDENT, mb.whereElfClassLooks(true, mb.noAddresses2)],
   ]),
 ];
 
 const GRUB_MB1: readonly Rule[] = [
   ...rulesOf(`${GRUB}/i386/multiboot_mbi.c:grub_multiboot_load`, [
-    ["grub-mb1-header", "refuse", "no multiboot header found", mb.noMultiboot1],
+    ["grub-mb1-header", "refuse", "no multiboot header found", mb.noHeader(version1)],
     ["grub-mb1-flags", "refuse", "unsupported flag: 0x%x", mb.flagsOutside(0x7)],
   ]),
   ...rulesOf(`${GRUB}/i386/multiboot_mbi.c:load_kernel`, [
@@ -87,10 +72,10 @@ const GRUB_MB1: readonly Rule[] = [
     ["grub-mb1-bss", "stops", "", mb.bssBelowEnd(version1)],
   ]),
   ...rulesOf(`${GRUB}/multiboot.c:grub_multiboot_load_elf`, [
-    ["grub-mb1-no-addresses", "refuse", ELF_DEPENDENT, mb.elfClassLooks(false)(mb.noAddresses1)],
+    ["grub-mb1-no-addresses", "refuse", ELF_DEPENDENT, mb.whereElfClassLooks(false, mb.noAddresses1)],
   ]),
   ...rulesOf(`${GRUB}/multiboot_elfxx.c:grub_multiboot_load_elf`, [
-    ["grub-mb1-half-elf", "refuse", ELF_INDEPENDENT, mb.elfClassLooks(true)(mb.noAddresses1)],
+    ["grub-mb1-half-elf", "refuse", ELF_INDEPENDENT, mb.whereElfClassLooks(true, mb.noAddresses1)],
   ]),
 ];
 
@@ -108,17 +93,17 @@ const QEMU = "qemu/qemu hw/i386/multiboot.c:load_multiboot";
 const QEMU_RULES: readonly Rule[] = [
   ...rulesOf("qemu/qemu hw/i386/x86-common.c:x86_load_linux", [
     ["qemu-linux", "refuse", "", mb.looksLikeLinux],
-    ["qemu-header", "refuse", "qemu: invalid kernel header", mb.noMultiboot1],
+    ["qemu-header", "refuse", "qemu: invalid kernel header", mb.noHeader(version1)],
   ]),
   ...rulesOf(QEMU, [
     ["qemu-window", "refuse", "qemu: invalid kernel header", mb.headerBehind(MB1_SEARCH - 52)],
     ["qemu-video", "warn", "multiboot knows VBE. we don't", mb.asksForVideo],
-    ["qemu-no-addresses", "refuse", "Error while loading elf kernel", mb.machineLooks64(false)(mb.noAddresses1)],
+    ["qemu-no-addresses", "refuse", "Error while loading elf kernel", mb.whereMachineLooks64(false, mb.noAddresses1)],
     [
       "qemu-half-elf",
       "refuse",
       "Cannot load x86-64 image, give a 32bit one.",
-      mb.machineLooks64(true)(mb.noAddresses1),
+      mb.whereMachineLooks64(true, mb.noAddresses1),
     ],
     ["qemu-load-behind", "refuse", "invalid load_addr address", mb.loadBehindHeader(version1)],
     ["qemu-offset", "refuse", "invalid header_addr address", mb.offsetBelowFile(version1)],
@@ -128,15 +113,12 @@ const QEMU_RULES: readonly Rule[] = [
   ]),
 ];
 
+const NEITHER = "Invalid Multiboot image: neither ELF header nor a.out kludge found";
+
 const SYSLINUX_RULES: readonly Rule[] = rulesOf("syslinux com32/mboot/map.c:map_image", [
   ["syslinux-flags", "refuse", "Unsupported Multiboot flags set: %#x", mb.flagsOutside(0x7)],
-  ["syslinux-header", "refuse", "Invalid Multiboot image: neither ELF header nor a.out kludge found", mb.noMultiboot1],
-  [
-    "syslinux-no-addresses",
-    "refuse",
-    "Invalid Multiboot image: neither ELF header nor a.out kludge found",
-    mb.noAddresses1,
-  ],
+  ["syslinux-header", "refuse", NEITHER, mb.noHeader(version1)],
+  ["syslinux-no-addresses", "refuse", NEITHER, mb.noAddresses1],
   ["syslinux-load-behind", "stops", "", mb.loadBehindHeader(version1)],
   ["syslinux-offset", "stops", "", mb.offsetBelowFile(version1)],
   ["syslinux-end-below", "stops", "", mb.endBelowLoad(version1)],
@@ -149,7 +131,7 @@ const IPXE = "ipxe/ipxe src/arch/x86/image/multiboot.c";
 const INVALID_ARGUMENT = "Invalid argument";
 
 const IPXE_RULES: readonly Rule[] = [
-  ...rulesOf(`${IPXE}:multiboot_find_header`, [["ipxe-header", "refuse", "Exec format error", mb.noMultiboot1]]),
+  ...rulesOf(`${IPXE}:multiboot_find_header`, [["ipxe-header", "refuse", "Exec format error", mb.noHeader(version1)]]),
   ...rulesOf(`${IPXE}:multiboot_exec`, [["ipxe-flags", "refuse", "Operation not supported", mb.flagsOutside(0x7)]]),
   ...rulesOf(`${IPXE}:multiboot_load_raw`, [
     ["ipxe-no-addresses", "refuse", INVALID_ARGUMENT, mb.noAddresses1],
@@ -162,7 +144,7 @@ const IPXE_RULES: readonly Rule[] = [
   ]),
 ];
 
-const limine = (file: string, version: Version, noAddresses: typeof mb.noAddresses1): Rule[] =>
+const limine = (file: string, version: Version, noAddresses: Check): Rule[] =>
   rulesOf(`limine-bootloader/limine common/protos/${file}.c:${file}_load`, [
     [`limine-${file}-behind`, "refuse", `${file}: Illegal load address`, mb.loadBehindHeader(version)],
     [`limine-${file}-offset`, "stops", "", mb.offsetBelowFile(version)],
@@ -174,8 +156,8 @@ const limine = (file: string, version: Version, noAddresses: typeof mb.noAddress
 
 const LIMINE_MB1: readonly Rule[] = [
   ...rulesOf("limine-bootloader/limine common/protos/multiboot1.c:multiboot1_load", [
-    ["limine-mb1-magic", "refuse", "multiboot1: Invalid magic", mb.noMagic1],
-    ["limine-mb1-checksum", "refuse", "multiboot1: Header checksum is invalid", mb.firstMagic1Invalid],
+    ["limine-mb1-magic", "refuse", "multiboot1: Invalid magic", mb.noMagic(version1)],
+    ["limine-mb1-checksum", "refuse", "multiboot1: Header checksum is invalid", mb.firstMagicInvalid(version1)],
   ]),
   ...limine("multiboot1", version1, mb.noAddresses1),
 ];
@@ -184,8 +166,8 @@ const EFI64_UNSUPPORTED = "multiboot2: required EFI AMD64 entry tag is unsupport
 
 const LIMINE_MB2: readonly Rule[] = [
   ...rulesOf("limine-bootloader/limine common/protos/multiboot2.c:multiboot2_load", [
-    ["limine-mb2-magic", "refuse", "multiboot2: Invalid magic", mb.noMagic2],
-    ["limine-mb2-checksum", "refuse", "multiboot2: Header checksum is invalid", mb.firstMagic2Invalid],
+    ["limine-mb2-magic", "refuse", "multiboot2: Invalid magic", mb.noMagic(version2)],
+    ["limine-mb2-checksum", "refuse", "multiboot2: Header checksum is invalid", mb.firstMagicInvalid(version2)],
     ["limine-mb2-tags", "refuse", "", mb.badTags],
     [
       "limine-mb2-request",
@@ -215,7 +197,7 @@ const LIMINE_ON_EFI: readonly Rule[] = rulesOf(`${HEAD} (on EFI)`, [
     "limine-boot-services",
     "stops",
     "ERR: Bootloader shutdown EFI x64 boot services!",
-    onceLoaded(version2, "Limine ends boot services before it starts a Multiboot2 kernel"),
+    mb.onceLoaded(version2, "Limine ends boot services before it starts a Multiboot2 kernel"),
   ],
 ]);
 
@@ -224,7 +206,7 @@ const NO_TYPE = "Cannot determine the file type of %s";
 
 const KEXEC_RULES: readonly Rule[] = [
   ...rulesOf(`${KEXEC}/kexec.c:my_load`, [
-    ["kexec-header", "refuse", NO_TYPE, mb.noMultiboot1],
+    ["kexec-header", "refuse", NO_TYPE, mb.noHeader(version1)],
     ["kexec-no-addresses", "refuse", NO_TYPE, mb.noAddresses1],
   ]),
   ...rulesOf(`${KEXEC}/arch/i386/kexec-multiboot-x86.c`, [
@@ -234,10 +216,10 @@ const KEXEC_RULES: readonly Rule[] = [
       "Found a multiboot header, but it requires multiboot options that I don't understand.  Sorry.",
       mb.flagsOutside(0x7),
     ],
-    ["kexec-page", "refuse", "multiboot load address not 4k aligned", mb.loadNotPageAligned],
+    ["kexec-page", "refuse", "multiboot load address not 4k aligned", mb.loadNotPageAligned(version1)],
     ["kexec-load-behind", "refuse", "multiboot header address > load address", mb.loadBehindHeader(version1)],
-    ["kexec-end", "refuse", "multiboot load end address < load address", mb.endZeroOrBelow],
-    ["kexec-bss", "refuse", "multiboot bss end address < load end address", mb.bssZeroOrBelow],
+    ["kexec-end", "refuse", "multiboot load end address < load address", mb.endZeroOrBelow(version1)],
+    ["kexec-bss", "refuse", "multiboot bss end address < load end address", mb.bssZeroOrBelow(version1)],
     ["kexec-short", "refuse", "multiboot file truncated", mb.endBeyondFile(version1)],
     ["kexec-entry", "refuse", "multiboot entry out of range", mb.entryOutsideLoad(version1)],
   ]),
@@ -246,7 +228,7 @@ const KEXEC_RULES: readonly Rule[] = [
       "kexec-observed",
       "stops",
       "",
-      onceLoaded(version1, "kexec -l takes the file, the jump hangs: the information structure is at address 0"),
+      mb.onceLoaded(version1, "kexec -l takes the file, the jump hangs: the information structure is at address 0"),
     ],
   ]),
 ];
@@ -255,82 +237,52 @@ const FREEBSD_ELF = "elf32_loadfile_raw failed: 79 unable to load multiboot kern
 const elfOnly = (): string => "it loads ELF files only";
 
 const FREEBSD_MB1: readonly Rule[] = rulesOf("freebsd/freebsd-src stand/i386/libi386/multiboot.c:multiboot_loadfile", [
-  ["freebsd-mb1-magic", "refuse", "", mb.noMagic1],
-  ["freebsd-mb1-checksum", "refuse", "Multiboot checksum failed", mb.firstMagic1Invalid],
+  ["freebsd-mb1-magic", "refuse", "", mb.noMagic(version1)],
+  ["freebsd-mb1-checksum", "refuse", "Multiboot checksum failed", mb.firstMagicInvalid(version1)],
   ["freebsd-mb1-flags", "refuse", "Unsupported multiboot flags found: 0x%x", mb.flagsOutside(0x3, 0)],
   ["freebsd-mb1-elf", "refuse", FREEBSD_ELF, elfOnly],
 ]);
 
 const FREEBSD_MB2: readonly Rule[] = rulesOf("freebsd/freebsd-src stand/efi/loader/arch/amd64/multiboot2.c:loadfile", [
-  ["freebsd-mb2-magic", "refuse", "", mb.noMagic2],
-  ["freebsd-mb2-checksum", "refuse", "Multiboot checksum failed", mb.firstMagic2Invalid],
+  ["freebsd-mb2-magic", "refuse", "", mb.noMagic(version2)],
+  ["freebsd-mb2-checksum", "refuse", "Multiboot checksum failed", mb.firstMagicInvalid(version2)],
   ["freebsd-mb2-request", "refuse", "Unknown non-optional information request %u", mb.requestBesides(4, 6, 12, 18, 20)],
   ["freebsd-mb2-tag", "refuse", "Unknown header tag %#x not optional", mb.requiredTagBesides(1, 6, 7, 9)],
-  [
-    "freebsd-mb2-efi64",
-    "refuse",
-    "No EFI64 entry address provided",
-    mb.noTag(mb.TAG_EFI64, "the Multiboot2 header has no EFI64 entry tag"),
-  ],
-  [
-    "freebsd-mb2-efi-bs",
-    "refuse",
-    "Unable to boot MB2 with BS exited",
-    mb.noTag(mb.TAG_EFI_BS, "the Multiboot2 header has no EFI boot services tag"),
-  ],
+  ["freebsd-mb2-efi64", "refuse", "No EFI64 entry address provided", mb.noEfi64Tag],
+  ["freebsd-mb2-efi-bs", "refuse", "Unable to boot MB2 with BS exited", mb.noBootServicesTag],
   ["freebsd-mb2-elf", "refuse", FREEBSD_ELF, elfOnly],
 ]);
 
 // ---- profiles
 
-const profile = (
-  name: string,
-  way: Way,
-  loader: string,
-  needed: boolean,
-  rules: readonly Rule[],
-  shows?: Profile["shows"],
-): Profile => ({
-  name,
-  way,
-  loader,
-  needed,
-  rules,
-  ...(shows === undefined ? {} : { shows }),
-});
-
 export const MULTIBOOT_PROFILES: readonly Profile[] = [
-  profile("grub-mb2", "multiboot2", "GRUB multiboot2, on BIOS and EFI", true, [
-    ...GRUB_MB2,
-    ...xenIn(version2),
-    ...XEN_ON_EFI,
-  ]),
+  profile("grub-mb2", "multiboot2", "GRUB multiboot2, on BIOS and EFI", true, [GRUB_MB2, xenIn(version2), XEN_ON_EFI]),
   profile("grub-mb2-secure-boot", "multiboot2", "GRUB 2.14's multiboot2 with Secure Boot and shim", false, [
-    ...SHIM_LOAD,
-    ...GRUB_MB2,
-    ...MODULES,
-    ...xenIn(version2),
-    ...XEN_ON_EFI,
+    SHIM_LOAD,
+    GRUB_MB2,
+    MODULES,
+    xenIn(version2),
+    XEN_ON_EFI,
   ]),
-  profile("grub-mb1", "multiboot1", "GRUB multiboot, on BIOS", true, [...GRUB_MB1, ...xenIn(version1)]),
-  profile("qemu-mb1", "multiboot1", "QEMU -kernel", true, [...QEMU_RULES, ...xenIn(version1)]),
-  profile("syslinux-mb1", "multiboot1", "syslinux mboot.c32", true, [...SYSLINUX_RULES, ...xenIn(version1)]),
+  profile("grub-mb1", "multiboot1", "GRUB multiboot, on BIOS", true, [GRUB_MB1, xenIn(version1)]),
+  profile("qemu-mb1", "multiboot1", "QEMU -kernel", true, [QEMU_RULES, xenIn(version1)]),
+  profile("syslinux-mb1", "multiboot1", "syslinux mboot.c32", true, [SYSLINUX_RULES, xenIn(version1)]),
   profile(
     "ipxe-mb1",
     "multiboot1",
     "iPXE on BIOS",
     true,
-    [...IPXE_RULES, ...xenIn(version1)],
+    [IPXE_RULES, xenIn(version1)],
     (says) => `Could not boot: ${says}`,
   ),
-  profile("limine-mb1", "multiboot1", "Limine 8 multiboot1, on BIOS", false, [...LIMINE_MB1, ...xenIn(version1)]),
-  profile("limine-mb2", "multiboot2", "Limine 8 multiboot2, on BIOS", false, [...LIMINE_MB2, ...xenIn(version2)]),
+  profile("limine-mb1", "multiboot1", "Limine 8 multiboot1, on BIOS", false, [LIMINE_MB1, xenIn(version1)]),
+  profile("limine-mb2", "multiboot2", "Limine 8 multiboot2, on BIOS", false, [LIMINE_MB2, xenIn(version2)]),
   profile("limine-mb2-efi", "multiboot2", "Limine 8 multiboot2, on EFI", false, [
-    ...LIMINE_MB2,
-    ...xenIn(version2),
-    ...LIMINE_ON_EFI,
+    LIMINE_MB2,
+    xenIn(version2),
+    LIMINE_ON_EFI,
   ]),
-  profile("kexec", "multiboot1", "kexec-tools, Multiboot1", false, [...KEXEC_RULES, ...xenIn(version1)]),
-  profile("freebsd-mb1", "multiboot1", "FreeBSD's loader on BIOS", false, FREEBSD_MB1),
-  profile("freebsd-mb2", "multiboot2", "FreeBSD's loader.efi", false, FREEBSD_MB2),
+  profile("kexec", "multiboot1", "kexec-tools, Multiboot1", false, [KEXEC_RULES, xenIn(version1)]),
+  profile("freebsd-mb1", "multiboot1", "FreeBSD's loader on BIOS", false, [FREEBSD_MB1]),
+  profile("freebsd-mb2", "multiboot2", "FreeBSD's loader.efi", false, [FREEBSD_MB2]),
 ];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // What a loader profile is: a table of rules, each with the place in the loader's source that it was read from and the
-// words that the loader itself prints. Judging an image is running the table.
+// words that the loader itself prints. Asking a loader about an image is running its table.
 
 import type { Evidence } from "./facts.ts";
 
@@ -27,7 +27,7 @@ export interface Rule {
   readonly check: Check;
 }
 
-/** How it puts an image into memory, and where it starts it: see loaders.ts. */
+/** How it puts an image into memory. */
 export type Way = "firmware" | "shim" | "multiboot1" | "multiboot2";
 
 export interface Profile {
@@ -37,12 +37,14 @@ export interface Profile {
   readonly loader: string;
   /** Whether an image that it does not take is a failure of what this project is for. */
   readonly needed: boolean;
-  /** What its user sees, where that is not the reason's own words. */
-  readonly shows?: (says: string) => string;
   readonly rules: readonly Rule[];
+  /** What its user sees, given the words for the reason. */
+  readonly shows: (says: string) => string;
 }
 
-export interface Finding {
+/** A rule that an image breaks. */
+export interface BrokenRule {
+  /** Its id. */
   readonly rule: string;
   readonly kind: Kind;
   readonly why: string;
@@ -53,13 +55,39 @@ export interface Finding {
 
 export type Outcome = "loads" | "loads, with a warning" | "loads, but Xen then stops" | "refuses";
 
-export interface Verdict {
+export interface LoaderVerdict {
   readonly loader: string;
   readonly outcome: Outcome;
   /** What is seen on the screen; empty when nothing is, or when it loads. */
   readonly shows: string;
   /** The one that decides comes first, then the others in the order of the loader's work. */
-  readonly findings: readonly Finding[];
+  readonly findings: readonly BrokenRule[];
+}
+
+/** The rules of one function of a loader's source, as a table of its own. */
+export function rulesOf(
+  source: string,
+  rows: readonly (readonly [id: string, kind: Kind, says: string, check: Check])[],
+): Rule[] {
+  return rows.map(([id, kind, says, check]) => ({ id, kind, source, says, check }));
+}
+
+/** A profile by its columns; `rules` are tables, in the order of the loader's work. */
+export function profile(
+  name: string,
+  way: Way,
+  loader: string,
+  needed: boolean,
+  rules: readonly (readonly Rule[])[],
+  shows: Profile["shows"] = (says) => says,
+): Profile {
+  return { name, way, loader, needed, rules: rules.flat(), shows };
+}
+
+/** Why a check found something, without the arguments of anybody's message. */
+export function reasonOf(check: Check, evidence: Evidence): string | undefined {
+  const trip = check(evidence);
+  return typeof trip === "object" ? trip.why : trip;
 }
 
 const OUTCOMES: Readonly<Record<Kind, Outcome>> = {
@@ -69,24 +97,19 @@ const OUTCOMES: Readonly<Record<Kind, Outcome>> = {
 };
 const GRAVEST_FIRST: readonly Kind[] = ["refuse", "stops", "warn"];
 
-/** Whether the image boots through that loader, as far as can be told. */
-export function boots({ outcome }: Verdict): boolean {
-  return outcome === "loads" || outcome === "loads, with a warning";
-}
-
 /** What a loader makes of an image. */
-export function judge(profile: Profile, evidence: Evidence): Verdict {
-  const found = profile.rules.flatMap((rule) => findingOf(rule, evidence) ?? []);
+export function askLoader(profile: Profile, evidence: Evidence): LoaderVerdict {
+  const broken = profile.rules.flatMap((rule) => brokenRule(rule, evidence) ?? []);
   // Stable: within a kind the order of the loader's own checks stays, and the first of them is the one that it reports.
-  const findings = GRAVEST_FIRST.flatMap((kind) => found.filter((f) => f.kind === kind));
+  const findings = GRAVEST_FIRST.flatMap((kind) => broken.filter((b) => b.kind === kind));
   const [first] = findings;
   if (first === undefined) return { loader: profile.name, outcome: "loads", shows: "", findings };
   // After Xen has been started it is Xen that speaks.
-  const shows = first.kind === "refuse" ? (profile.shows?.(first.says) ?? first.says) : first.says;
+  const shows = first.kind === "refuse" ? profile.shows(first.says) : first.says;
   return { loader: profile.name, outcome: OUTCOMES[first.kind], shows, findings };
 }
 
-function findingOf({ id, kind, source, says, check }: Rule, evidence: Evidence): Finding | undefined {
+function brokenRule({ id, kind, source, says, check }: Rule, evidence: Evidence): BrokenRule | undefined {
   const trip = check(evidence);
   if (trip === undefined) return undefined;
   const { why, args = [] } = typeof trip === "string" ? { why: trip } : trip;
@@ -104,28 +127,26 @@ function fillIn(says: string, args: readonly (number | string)[]): string {
   });
 }
 
+/** Whether the image boots through that loader, as far as can be told. */
+export function boots({ outcome }: LoaderVerdict): boolean {
+  return outcome === "loads" || outcome === "loads, with a warning";
+}
+
 /** One line: "grub-mb2: refuses: why: "its words" (source)". */
-export function verdictLine({ loader, outcome, shows, findings }: Verdict): string {
+export function verdictLine({ loader, outcome, shows, findings }: LoaderVerdict): string {
   const [first] = findings;
   if (first === undefined) return `${loader}: ${outcome}`;
-  const words = shows === "" ? "" : `: "${shows}"`;
-  const inside =
-    first.says === "" || first.says === shows || shows.includes(first.says) ? "" : `, for it "${first.says}"`;
-  return `${loader}: ${outcome}: ${first.why}${words} (${first.source}${inside})`;
+  const inside = shows.includes(first.says) ? "" : `, for it "${first.says}"`;
+  return `${loader}: ${outcome}: ${first.why}${quoted(shows)} (${first.source}${inside})`;
 }
 
 /** The other findings, one line each. */
-export function furtherLines({ findings }: Verdict): string[] {
-  return findings.slice(1).map(({ kind, why, says, source }) => {
-    const words = says === "" ? "" : `: "${says}"`;
-    return `${kind === "warn" ? "warning" : "also"}: ${why}${words} (${source})`;
-  });
+export function furtherLines({ findings }: LoaderVerdict): string[] {
+  return findings
+    .slice(1)
+    .map(({ kind, why, says, source }) => `${kind === "warn" ? "warning" : "also"}: ${why}${quoted(says)} (${source})`);
 }
 
-/** The rules of one function of a loader's source, as a table of its own. */
-export function rulesOf(
-  source: string,
-  rows: readonly (readonly [id: string, kind: Kind, says: string, check: Check])[],
-): Rule[] {
-  return rows.map(([id, kind, says, check]) => ({ id, kind, source, says, check }));
+function quoted(words: string): string {
+  return words === "" ? "" : `: "${words}"`;
 }

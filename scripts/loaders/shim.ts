@@ -2,11 +2,12 @@
 // Profiles of the loaders that do firmware's work themselves: shim, Red Hat's GRUB, and Debian's and Ubuntu's GRUB
 // (peimage). Read from their sources; the words are those of the source, or of the built loader.
 
+import type { Pe, Section } from "../judge/read.ts";
 import * as check from "./checks.ts";
 import * as reloc from "./checks-relocations.ts";
 import { hex } from "../cli/numbers.ts";
 import { XEN_EFI, XEN_WITHOUT_DISCARDABLE } from "./efi.ts";
-import { rulesOf } from "./rules.ts";
+import { profile, rulesOf } from "./rules.ts";
 import type { Check, Profile, Rule } from "./rules.ts";
 
 // ---- shim
@@ -43,15 +44,10 @@ const GENERATE_HASH: readonly Rule[] = [
 const HANDLE_IMAGE: readonly Rule[] = [
   ...rulesOf(`${SHIM} pe.c:handle_image`, [
     ["shim-entry-outside", "refuse", "Entry point is invalid", reloc.entryOutsideImage],
-    [
-      "shim-several-relocs",
-      "refuse",
-      "Image has multiple relocation sections",
-      reloc.severalRelocSections(reloc.readable),
-    ],
-    ["shim-reloc-section", "refuse", "Relocation section is invalid ", reloc.relocSectionIsNotTable(reloc.readable)],
+    ["shim-several-relocs", "refuse", "Image has multiple relocation sections", reloc.readableReloc.several],
+    ["shim-reloc-section", "refuse", "Relocation section is invalid ", reloc.readableReloc.isNotTable],
     ["shim-directories", "refuse", "Image has no relocation entry", reloc.fewDirectories],
-    ["shim-no-reloc", "stops", "", reloc.noRelocSection(reloc.readable)],
+    ["shim-no-reloc", "stops", "", reloc.readableReloc.none],
   ]),
   ...rulesOf(`${SHIM} pe-relocate.c:relocate_coff`, [
     ["shim-block-zero", "refuse", "Reloc %d block size 0 is invalid", reloc.corruptTable("block size")],
@@ -67,18 +63,8 @@ const HANDLE_IMAGE: readonly Rule[] = [
     ["shim-reloc-type", "refuse", "Reloc %d Unknown relocation", reloc.typeNotIn(reloc.LOADER_TYPES, () => [])],
   ]),
   ...rulesOf(`${SHIM} pe.c:handle_image`, [
-    [
-      "shim-entry-nowhere",
-      "refuse",
-      "Entry point is not within sections",
-      reloc.entryInNoSection(reloc.entryByVirtualSize),
-    ],
-    [
-      "shim-entry-twice",
-      "refuse",
-      "%d sections contain entry point",
-      reloc.entryInSeveralSections(reloc.entryByVirtualSize),
-    ],
+    ["shim-entry-nowhere", "refuse", "Entry point is not within sections", reloc.entryByVirtualSize.nowhere],
+    ["shim-entry-twice", "refuse", "%d sections contain entry point", reloc.entryByVirtualSize.several],
   ]),
 ];
 
@@ -90,7 +76,7 @@ const ATTRIBUTES: readonly Rule[] = rulesOf(`${SHIM} memattrs.c:efi_update_mem_a
 
 const NX_SECTIONS: readonly Rule[] = [
   ...rulesOf(`${SHIM} pe.c:handle_image`, [
-    ["shim-nx-section", "refuse", "Section %d is writable and executable", check.writableAndExecutable],
+    ["shim-nx-section", "refuse", "Section %d is writable and executable", check.loadedWritableAndExecutable],
   ]),
   // The policy is on only where firmware enforces attributes: Xen's own relocation pass then faults.
   ...rulesOf("xen-project/xen xen/arch/x86/efi/efi-boot.h:efi_arch_relocate_image", [
@@ -98,16 +84,16 @@ const NX_SECTIONS: readonly Rule[] = [
   ]),
 ];
 
-const noSbat: Check = ({ image }) =>
-  image.sections.some((s) => s.header.name === ".sbat\0\0\0") ? undefined : "there is no section .sbat";
-const twoSbat: Check = ({ image }) =>
-  image.sections.filter((s) => s.header.name === ".sbat\0\0\0").length < 2 ? undefined : "there are two sections .sbat";
+const sbatOf = (image: Pe): Section[] => check.sectionsStoredAs(image, ".sbat");
+
+export const noSbat: Check = ({ image }) => (sbatOf(image).length !== 0 ? undefined : "there is no section .sbat");
+const twoSbat: Check = ({ image }) => (sbatOf(image).length < 2 ? undefined : "there are two sections .sbat");
 const sbatHasRelocations: Check = ({ image }) => {
-  const sbat = image.sections.find((s) => s.header.name === ".sbat\0\0\0" && s.header.numberOfRelocations !== 0);
-  return sbat === undefined ? undefined : `section .sbat has ${sbat.header.numberOfRelocations} relocations`;
+  const count = sbatOf(image).find((s) => s.header.numberOfRelocations !== 0)?.header.numberOfRelocations;
+  return count === undefined ? undefined : `section .sbat has ${count} relocations`;
 };
 const sbatTooShort: Check = ({ image }) => {
-  const h = image.sections.find((s) => s.header.name === ".sbat\0\0\0")?.header;
+  const h = sbatOf(image)[0]?.header;
   return h === undefined || h.sizeOfRawData >= h.virtualSize
     ? undefined
     : `section .sbat has ${hex(h.sizeOfRawData)} bytes of raw data, needed VirtualSize ` +
@@ -132,7 +118,6 @@ const XEN_UNDER_SHIM: readonly Rule[] = [...XEN_EFI, ...XEN_WITHOUT_DISCARDABLE]
 // ---- Red Hat's GRUB
 
 const CHAINLOADER = "rhboot/grub2 grub-core/loader/efi/chainloader.c";
-const anyFlags = (): boolean => true;
 
 const RED_HAT_RULES: readonly Rule[] = [
   // shim's own words appear above GRUB's.
@@ -140,19 +125,14 @@ const RED_HAT_RULES: readonly Rule[] = [
   ...rulesOf(`${CHAINLOADER}:handle_image`, [
     ["red-hat-entry-outside", "refuse", "invalid entry point", reloc.entryOutsideImage],
     ["red-hat-section-negative", "refuse", "Image has invalid negative size", check.negativeSize],
-    [
-      "red-hat-several-relocs",
-      "refuse",
-      "Image has multiple relocation sections",
-      reloc.severalRelocSections(anyFlags),
-    ],
+    ["red-hat-several-relocs", "refuse", "Image has multiple relocation sections", reloc.anyReloc.several],
     ["red-hat-section-base", "refuse", "Invalid section size", check.baseOutsideImage],
     ["red-hat-section-end", "refuse", "Invalid section size", check.endOutsideImage],
     ["red-hat-section-headers", "refuse", "Section %d is inside image headers", check.notUninitialisedInsideHeaders],
     ["red-hat-directories", "refuse", "", reloc.fewDirectories],
     // Then nothing is relocated, and nothing said.
-    ["red-hat-reloc-section", "stops", "", reloc.relocSectionIsNotTable(anyFlags)],
-    ["red-hat-no-reloc", "stops", "", reloc.noRelocSection(anyFlags)],
+    ["red-hat-reloc-section", "stops", "", reloc.anyReloc.isNotTable],
+    ["red-hat-no-reloc", "stops", "", reloc.anyReloc.none],
     // All of SizeOfRawData is copied.
     ["red-hat-raw-reach", "stops", "", check.rawReachesOverUnlessDiscarded],
   ]),
@@ -168,18 +148,8 @@ const RED_HAT_RULES: readonly Rule[] = [
     ["red-hat-reloc-type", "refuse", "relocation failed", reloc.typeNotIn(reloc.LOADER_TYPES)],
   ]),
   ...rulesOf(`${CHAINLOADER}:handle_image`, [
-    [
-      "red-hat-entry-nowhere",
-      "refuse",
-      "entry point is not within sections",
-      reloc.entryInNoSection(reloc.entryByRawSize),
-    ],
-    [
-      "red-hat-entry-twice",
-      "refuse",
-      "%d sections contain entry point",
-      reloc.entryInSeveralSections(reloc.entryByRawSize),
-    ],
+    ["red-hat-entry-nowhere", "refuse", "entry point is not within sections", reloc.entryByRawSize.nowhere],
+    ["red-hat-entry-twice", "refuse", "%d sections contain entry point", reloc.entryByRawSize.several],
   ]),
 ];
 
@@ -223,80 +193,72 @@ const PEIMAGE_2_14: readonly Rule[] = rulesOf(`${PEIMAGE} (2.14)`, [
     "peimage-nx-page",
     "refuse",
     "NX compatible image with sub-page section alignment",
-    check.unlessNx(check.sectionAlignmentBelowPage),
+    check.onlyIf(check.claimsNx, check.sectionAlignmentBelowPage),
   ],
   ["peimage-raw-size", "refuse", "section data larger than virtual size", check.rawLargerThanVirtual],
   [
     "peimage-nx-place",
     "refuse",
     "NX compatible image with badly aligned section",
-    check.unlessNx(check.notPageAligned),
+    check.onlyIf(check.claimsNx, check.notPageAligned),
   ],
   [
     "peimage-nx-section",
     "refuse",
     "NX compatible image with W|X section",
-    check.unlessNx(check.anyWritableAndExecutable),
+    check.onlyIf(check.claimsNx, check.anyWritableAndExecutable),
   ],
 ]);
 
 /** What the chainloader command prints last, over any reason. */
 const cannotLoad = (): string => "cannot load image";
 
-export const SHIM_PROFILES: readonly Profile[] = [
-  {
-    name: "shim",
-    way: "shim",
-    loader: "shim: as second stage without Secure Boot, or through its protocols for GRUB and systemd-boot",
-    needed: true,
-    rules: [...READ_HEADER, ...GENERATE_HASH, ...HANDLE_IMAGE, ...XEN_UNDER_SHIM, ...ATTRIBUTES],
-  },
-  {
-    name: "shim-secure-boot",
-    way: "shim",
-    loader: "shim with Secure Boot, as its second stage, once the file is signed",
-    needed: false,
-    rules: [...READ_HEADER, ...SECOND_STAGE, ...GENERATE_HASH, ...HANDLE_IMAGE, ...XEN_UNDER_SHIM, ...ATTRIBUTES],
-  },
-  {
-    name: "shim-nx",
-    way: "shim",
-    loader: "shim with its REQUIRE_NX policy on",
-    needed: false,
-    rules: [
-      ...READ_HEADER,
-      ...NX_HEADER,
-      ...GENERATE_HASH,
-      ...NX_SECTIONS,
-      ...HANDLE_IMAGE,
-      ...XEN_UNDER_SHIM,
-      ...ATTRIBUTES,
-    ],
-  },
-  {
-    name: "grub-chain-redhat",
-    way: "shim",
-    loader: "Red Hat's and Fedora's GRUB chainloader with Secure Boot",
-    needed: true,
-    rules: [...RED_HAT_RULES, ...XEN_UNDER_SHIM],
-  },
-  {
-    name: "grub-peimage-2.12",
-    way: "firmware",
-    loader: "Debian's and Ubuntu's GRUB 2.12 chainloader, its own PE loader",
-    needed: true,
-    shows: cannotLoad,
-    rules: [...peimage("2.12", []), ...XEN_EFI],
-  },
-  {
-    name: "grub-peimage-2.14",
-    way: "firmware",
-    loader: "Debian's GRUB 2.14 chainloader, its own PE loader where shim has none",
-    needed: true,
-    shows: cannotLoad,
-    rules: [...peimage("2.14", PEIMAGE_2_14), ...XEN_EFI],
-  },
-];
-
 /** The rules of a complete load by shim, which GRUB 2.14 asks for before it loads a Multiboot2 kernel itself. */
 export const SHIM_LOAD: readonly Rule[] = [...READ_HEADER, ...GENERATE_HASH, ...HANDLE_IMAGE];
+
+export const SHIM_PROFILES: readonly Profile[] = [
+  profile(
+    "shim",
+    "shim",
+    "shim: as second stage without Secure Boot, or through its protocols for GRUB and systemd-boot",
+    true,
+    [SHIM_LOAD, XEN_UNDER_SHIM, ATTRIBUTES],
+  ),
+  profile("shim-secure-boot", "shim", "shim with Secure Boot, as its second stage, once the file is signed", false, [
+    READ_HEADER,
+    SECOND_STAGE,
+    GENERATE_HASH,
+    HANDLE_IMAGE,
+    XEN_UNDER_SHIM,
+    ATTRIBUTES,
+  ]),
+  profile("shim-nx", "shim", "shim with its REQUIRE_NX policy on", false, [
+    READ_HEADER,
+    NX_HEADER,
+    GENERATE_HASH,
+    NX_SECTIONS,
+    HANDLE_IMAGE,
+    XEN_UNDER_SHIM,
+    ATTRIBUTES,
+  ]),
+  profile("grub-chain-redhat", "shim", "Red Hat's and Fedora's GRUB chainloader with Secure Boot", true, [
+    RED_HAT_RULES,
+    XEN_UNDER_SHIM,
+  ]),
+  profile(
+    "grub-peimage-2.12",
+    "firmware",
+    "Debian's and Ubuntu's GRUB 2.12 chainloader, its own PE loader",
+    true,
+    [peimage("2.12", []), XEN_EFI],
+    cannotLoad,
+  ),
+  profile(
+    "grub-peimage-2.14",
+    "firmware",
+    "Debian's GRUB 2.14 chainloader, its own PE loader where shim has none",
+    true,
+    [peimage("2.14", PEIMAGE_2_14), XEN_EFI],
+    cannotLoad,
+  ),
+];

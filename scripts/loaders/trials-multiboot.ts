@@ -132,7 +132,7 @@ export function multibootTrials(good: Uint8Array): readonly Trial[] {
     {
       what: "_start within 2 MiB",
       edit: (s) => s.section(".text", { virtualAddress: 0x201000, virtualSize: 0x1ff000 }),
-      trips: "peimage-raw-size xen-mb-2m",
+      trips: "peimage-raw-size xen-mb-2m xen-mb-memory",
     },
     {
       what: "a section's data elsewhere",

@@ -68,7 +68,7 @@ export function relocationTrials(image: number): readonly Trial[] {
       edit: (s) => s.section(".reloc", { sizeOfRawData: 0x100 }),
       trips: `
       xen-reloc-block pe-reloc-block hash-uneven u-boot-reloc-block shim-block-place red-hat-block-place
-      peimage-reloc-block`,
+      peimage-reloc-block xen-mb-memory`,
     },
     {
       what: "type 1",
@@ -115,7 +115,7 @@ export function relocationTrials(image: number): readonly Trial[] {
       edit: (s) => s.section(".reloc", { virtualAddress: 0x7fd000, virtualSize: 0x3000 }),
       trips: `
       xen-reloc-block pe-reloc-block u-boot-reloc-block shim-reloc-section shim-block-large red-hat-block
-      red-hat-reloc-section peimage-reloc-block`,
+      red-hat-reloc-section peimage-reloc-block xen-mb-memory`,
     },
     {
       what: "two .reloc",

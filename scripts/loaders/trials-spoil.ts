@@ -74,6 +74,10 @@ export class Spoilt {
       numberOfRvaAndSizes: count,
     });
   }
+  /** File offset behind the section table. */
+  get tableEnd(): number {
+    return sectionTableEnd(this.image);
+  }
   word(at: number, value: number): this {
     viewOf(this.bytes).setUint32(at, value, true);
     return this;

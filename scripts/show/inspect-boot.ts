@@ -7,12 +7,14 @@ import { attempt } from "../cli/errors.ts";
 import { hex } from "../cli/numbers.ts";
 import { byAddress, definedSymbols, hasFlags, sectionAt } from "../pe/image.ts";
 import type { Image } from "../pe/image.ts";
+import { ABSOLUTE, entriesOf, walkRelocations } from "../loaders/relocation-table.ts";
+import type { RelocationEntry } from "../loaders/relocation-table.ts";
 import { readStructure, structure, viewOf } from "../tables/fields.ts";
 import * as mb from "../tables/multiboot.ts";
 import * as pe from "../tables/pe.ts";
 import { findMultiboot1, findMultiboot2, multiboot2Tags } from "../xen/multiboot.ts";
 import type { Multiboot2Tag } from "../xen/multiboot.ts";
-import { REL_BASED_ABSOLUTE, baseRelocations, leaReferences } from "../xen/xen.ts";
+import { baseRelocations, leaReferences } from "../xen/xen.ts";
 import * as names from "./inspect-names.ts";
 
 /** A data directory; an empty one where the image has fewer. */
@@ -37,18 +39,15 @@ function fileOffsetOf(image: Image, rva: number): number | null {
 
 // ---- base relocations
 
-const RELOCATION_BLOCK = structure("base relocation block", 8, [
-  ["page", 4],
-  ["size", 4],
-]);
-
 export function relocationFacts(image: Image) {
-  const { virtualAddress, size } = directory(image, pe.DIRECTORY_BASE_RELOCATION);
-  const table = presentAt(image, virtualAddress, size);
-  const blocks = blocksOf(table).map(({ page, bytes }) => ({
-    page,
-    size: bytes.length,
-    entries: entriesOf(image, page, bytes),
+  const { start, size, present, blocks: found } = walkRelocations(image);
+  const blocks = found.map((block) => ({
+    page: block.page,
+    size: block.bytes.length,
+    entries: [...entriesOf(block)].map((entry) => ({
+      ...entry,
+      section: sectionAt(image, entry.target)?.name ?? "no section",
+    })),
   }));
   const entries = blocks.flatMap((block) => block.entries);
   return {
@@ -58,39 +57,15 @@ export function relocationFacts(image: Image) {
     sections: Object.fromEntries(counted(targetsOf(entries).map(({ section }) => section))),
     blocks: blocks.map((block) => blockFacts(block.page, block.size, block.entries)),
     /** `lea` instructions in code sections that compute the table's first address, and the one behind it: what moving it patches. */
-    startReferences: size === 0 ? [] : references(image, virtualAddress),
-    endReferences: size === 0 ? [] : references(image, virtualAddress + size),
+    startReferences: size === 0 ? [] : references(image, start),
+    endReferences: size === 0 ? [] : references(image, start + size),
     /** Why no transform takes the table; the blocks go as far as it can be followed. */
-    problem: relocationProblem(image, table.length, size),
+    problem: relocationProblem(image, present, size),
   };
 }
 
-/** The blocks of a table as far as it can be followed. */
-function blocksOf(table: Uint8Array): { page: number; bytes: Uint8Array }[] {
-  const blocks = [];
-  for (let at = 0; at + RELOCATION_BLOCK.size <= table.length;) {
-    const { page, size } = readStructure(RELOCATION_BLOCK, table, at);
-    if (size < RELOCATION_BLOCK.size || at + size > table.length) break;
-    blocks.push({ page, bytes: table.subarray(at, at + size) });
-    at += size;
-  }
-  return blocks;
-}
-
-interface Entry {
-  readonly type: number;
-  /** RVA. */
-  readonly target: number;
+interface Entry extends RelocationEntry {
   readonly section: string;
-}
-
-function entriesOf(image: Image, page: number, block: Uint8Array): Entry[] {
-  const view = viewOf(block);
-  return Array.from({ length: Math.floor((block.length - RELOCATION_BLOCK.size) / 2) }, (_, i) => {
-    const entry = view.getUint16(RELOCATION_BLOCK.size + 2 * i, true);
-    const target = page + (entry & 0xfff);
-    return { type: entry >>> 12, target, section: sectionAt(image, target)?.name ?? "no section" };
-  });
 }
 
 function blockFacts(page: number, size: number, entries: readonly Entry[]) {
@@ -110,12 +85,12 @@ function blockFacts(page: number, size: number, entries: readonly Entry[]) {
 
 /** Entries that pad have no target. */
 function targetsOf(entries: readonly Entry[]): Entry[] {
-  return entries.filter(({ type }) => type !== REL_BASED_ABSOLUTE);
+  return entries.filter(({ type }) => type !== ABSOLUTE);
 }
 
 function typeCounts(entries: readonly Entry[]): Record<string, number> {
   const types = [...counted(entries.map(({ type }) => type))].sort(([a], [b]) => a - b);
-  return Object.fromEntries(types.map(([type, number]) => [names.RELOCATION_NAMES[type] ?? `type ${type}`, number]));
+  return Object.fromEntries(types.map(([type, number]) => [pe.RELOCATION_NAMES[type] ?? `type ${type}`, number]));
 }
 
 function counted<Key>(keys: readonly Key[]): Map<Key, number> {

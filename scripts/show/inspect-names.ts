@@ -93,16 +93,6 @@ export const DIRECTORY_NAMES: readonly string[] = [
   "Reserved",
 ];
 
-/** PE specification, "Base Relocation Types". */
-export const RELOCATION_NAMES: Readonly<Record<number, string>> = {
-  0: "ABSOLUTE",
-  1: "HIGH",
-  2: "LOW",
-  3: "HIGHLOW",
-  4: "HIGHADJ",
-  10: "DIR64",
-};
-
 /** PE specification, "Debug Type". */
 export const DEBUG_TYPES: Readonly<Record<number, string>> = {
   1: "COFF",

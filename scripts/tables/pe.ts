@@ -112,6 +112,15 @@ export const MEM_DISCARDABLE = 0x02000000;
 export const MEM_EXECUTE = 0x20000000;
 export const MEM_READ = 0x40000000;
 export const MEM_WRITE = 0x80000000;
+/** "Base Relocation Types". */
+export const RELOCATION_NAMES: Readonly<Record<number, string>> = {
+  0: "ABSOLUTE",
+  1: "HIGH",
+  2: "LOW",
+  3: "HIGHLOW",
+  4: "HIGHADJ",
+  10: "DIR64",
+};
 /** Data directory indices. */
 export const DIRECTORY_CERTIFICATE = 4;
 export const DIRECTORY_BASE_RELOCATION = 5;

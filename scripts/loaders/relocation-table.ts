@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// The base relocation table as far as it can be followed, of any image whatever: what a loader makes of a broken table is
+// a rule of that loader. The steps and verify read it by readers of their own, which are strict.
+
+import { hex } from "../cli/numbers.ts";
+import { byAddress, sectionEnd } from "../judge/read.ts";
+import type { Pe, Section } from "../judge/read.ts";
+import { readStructure, structure, viewOf } from "../tables/fields.ts";
+import { DIRECTORY_BASE_RELOCATION } from "../tables/pe.ts";
+
+/** Why a table can be followed no further. */
+export type Corruption = "block size" | "beyond the table" | "not in memory";
+
+export interface CorruptBlock {
+  readonly how: Corruption;
+  /** Its number, counted from 0. */
+  readonly block: number;
+  /** What stands for its size, in bytes. */
+  readonly size: number;
+  readonly why: string;
+}
+
+export interface RelocationBlock {
+  /** RVA that its entries count from. */
+  readonly page: number;
+  /** The whole block. */
+  readonly bytes: Uint8Array;
+}
+
+export interface RelocationTable {
+  /** RVA and size in bytes by data directory 5; both 0 without one. */
+  readonly start: number;
+  readonly size: number;
+  /** Bytes of it that are in a section's data. */
+  readonly present: number;
+  /** Up to the corrupt one. */
+  readonly blocks: readonly RelocationBlock[];
+  readonly corrupt: CorruptBlock | undefined;
+}
+
+export interface RelocationEntry {
+  readonly type: number;
+  /** RVA that is fixed up; meaningless for {@link ABSOLUTE}. */
+  readonly target: number;
+}
+
+/** The type of an entry that pads. */
+export const ABSOLUTE = 0;
+
+const BLOCK = structure("base relocation block", 8, [
+  ["page", 4],
+  ["size", 4],
+]);
+
+/** Reads the table of an image. Nothing in it is an error. */
+export function walkRelocations(image: Pick<Pe, "directories" | "sections">): RelocationTable {
+  const { virtualAddress: start, size } = image.directories[DIRECTORY_BASE_RELOCATION] ?? {
+    virtualAddress: 0,
+    size: 0,
+  };
+  const holder = sectionFinder(image)(start);
+  const from = start - (holder?.header.virtualAddress ?? start);
+  const table = holder?.data.subarray(from, from + size) ?? new Uint8Array(0);
+  const blocks: RelocationBlock[] = [];
+  let corrupt: CorruptBlock | undefined;
+  for (let at = 0; at < size;) {
+    corrupt = corruptBlock(table, at, blocks.length, start, size);
+    if (corrupt !== undefined) break;
+    const header = readStructure(BLOCK, table, at);
+    blocks.push({ page: header.page, bytes: table.subarray(at, at + header.size) });
+    at += header.size;
+  }
+  return { start, size, present: table.length, blocks, corrupt };
+}
+
+function corruptBlock(
+  table: Uint8Array,
+  at: number,
+  block: number,
+  start: number,
+  tableSize: number,
+): CorruptBlock | undefined {
+  const because = (how: Corruption, size: number, why: string): CorruptBlock => ({
+    how,
+    block,
+    size,
+    why: `the base relocation block at RVA ${hex(start + at)} ${why}`,
+  });
+  const left = tableSize - at;
+  if (left < BLOCK.size)
+    return because("beyond the table", left, `has ${hex(left)} bytes up to the end of the table, needed at least 0x8`);
+  if (at + BLOCK.size > table.length) return because("not in memory", 0, "is not in a section's data");
+  const { size } = readStructure(BLOCK, table, at);
+  // Behind the last block nothing begins that would have to be on a multiple of 4.
+  if (size < BLOCK.size || size % (size === left ? 2 : 4) !== 0)
+    return because("block size", size, `has SizeOfBlock ${hex(size)}, needed a multiple of 4 from 0x8 on`);
+  if (size > left)
+    return because("beyond the table", size, `has SizeOfBlock ${hex(size)}, needed at most ${hex(left)}`);
+  if (at + size > table.length)
+    return because("not in memory", size, `ends at RVA ${hex(start + at + size)}, which is not in a section's data`);
+  return undefined;
+}
+
+/** The entries of a block, in its order. */
+export function* entriesOf({ page, bytes }: RelocationBlock): Generator<RelocationEntry> {
+  const view = viewOf(bytes);
+  for (let at = BLOCK.size; at < bytes.length; at += 2) {
+    const word = view.getUint16(at, true);
+    yield { type: word >>> 12, target: page + (word & 0xfff) };
+  }
+}
+
+/** Finds the section of an RVA: of several the one that begins last, which is the only one where none overlap. */
+export function sectionFinder(image: Pick<Pe, "sections">): (rva: number) => Section | undefined {
+  const sections = byAddress(image.sections).filter((s) => s.header.virtualSize !== 0);
+  let last: Section | undefined;
+  const holds = (s: Section | undefined, rva: number): boolean =>
+    s !== undefined && rva >= s.header.virtualAddress && rva < sectionEnd(s);
+  return (rva) => {
+    // Neighbours are mostly of one section.
+    if (holds(last, rva)) return last;
+    last = sections.findLast((s) => s.header.virtualAddress <= rva);
+    return holds(last, rva) ? last : undefined;
+  };
+}
