@@ -199,11 +199,11 @@ runtimes: ## other node majors and Deno, for make test, to build/runtimes
 
 .PHONY: bench
 bench: dist | $(RUNTIME) ## mb-efi beside objcopy, llvm-objcopy and cp: time, memory (RUNS=N; binutils, hyperfine, llvm, time)
-	@$(TS) scripts/dev/bench.ts $(if $(RUNS),--runs $(RUNS))
+	@$(TS) scripts/dev/bench.ts $(if $(RUNS),--runs $(call quote,$(RUNS)))
 
 .PHONY: fuzz
 fuzz: | $(MODULES) ## mutated images through everything (SECONDS=… or COUNT=…, SEED=…)
-	@$(TSX) scripts/dev/fuzz.ts $(if $(SECONDS),--seconds $(SECONDS)) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+	@$(TSX) scripts/dev/fuzz.ts $(if $(SECONDS),--seconds $(call quote,$(SECONDS))) $(if $(COUNT),--count $(call quote,$(COUNT))) $(if $(SEED),--seed $(call quote,$(SEED)))
 
 .PHONY: mutants
 mutants: | $(MODULES) ## plants faults into the steps; verify, or a step, has to refuse each (ONLY=TEXT)

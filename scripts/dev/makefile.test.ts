@@ -259,10 +259,11 @@ makefile("takes every variable that its help and the README name", () => {
   );
 });
 
-makefile("takes no file's name for an option", () => {
+makefile("takes no file's name for an option, and no value for a command", () => {
   const plan = planned("unify", "XEN_EFI=-dash.efi", "SBAT=package.json", "OUT=elsewhere");
   assert.match(plan, /relocate-reloc\.ts '\.\/-dash\.efi' /);
   assert.match(plan, /verify\.ts '\.\/-dash\.efi' /);
+  assert.match(planned("fuzz", "SEED=1;x", "COUNT=2;x"), / --count '2;x' --seed '1;x'\n/);
 });
 
 makefile("removes what it has built in OUT, and there only", ({ folder }) => {

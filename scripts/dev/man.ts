@@ -62,7 +62,7 @@ export async function manualPage(): Promise<string> {
         "1",
         "The image is unsuitable, or a file cannot be read or written. Standard error has a line for each reason: FILE: Cannot ...: where, found, needed.",
       ],
-      ["2", "Wrong usage."],
+      ["2", "Wrong usage. Make's own status is 2 whatever has failed."],
     ].flatMap(([status = "", text = ""]) => [".TP", `.B ${status}`, roff(text)]),
     ".SH SEE ALSO",
     ".BR grub\\-file (1),",
