@@ -12,7 +12,7 @@
 import type { Buffer } from "node:buffer";
 import { execFile } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
-import { copyFile, mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import process from "node:process";
@@ -23,27 +23,27 @@ export class AptError extends ImageError {
   override name = "AptError";
 }
 
+/** No suite will do any better: the tool itself is missing. */
+class NoDebianError extends AptError {}
+
 export interface PackageWanted {
   readonly package: string;
   /** Exact version; left out, the newest that the suite has. */
   readonly version?: string;
   /** Codenames such as "sid" or "trixie-security", looked through in this order. */
   readonly suites: readonly string[];
-  /** Debian architecture, default "amd64"; packages for all architectures are found under any. */
-  readonly arch?: string;
 }
 
+/** As in a sources list. */
+type Kind = "deb" | "deb-src";
+
 /**
- * Downloads a package into a directory, which is created if need be; a file of that name is replaced.
+ * Downloads a package for amd64 into a directory, which is created if need be; a file of that name is replaced.
  * @returns the path of the .deb
  * @throws AptError when no suite has it, a signature cannot be checked, or this machine has no apt
  */
-export async function downloadPackage(wanted: PackageWanted, destinationDir: string): Promise<string> {
-  const name = wanted.version === undefined ? wanted.package : `${wanted.package}=${wanted.version}`;
-  const download = { args: ["download", name], isWanted: (file: string) => file.endsWith(".deb"), destinationDir };
-  return await fromSuites(name, wanted.suites, async (suite) => {
-    return await downloadFrom(await suiteConfiguration(suite, wanted.arch ?? "amd64"), wanted, download);
-  });
+export function downloadPackage(wanted: PackageWanted, destinationDir: string): Promise<string> {
+  return download("deb", wanted, destinationDir);
 }
 
 /**
@@ -52,73 +52,54 @@ export async function downloadPackage(wanted: PackageWanted, destinationDir: str
  * @returns the path of the .orig.tar.*
  * @throws AptError as {@link downloadPackage}
  */
-export async function downloadSource(
-  source: string,
-  suites: readonly string[],
-  destinationDir: string,
-): Promise<string> {
-  const args = ["source", "--download-only", "--tar-only", source];
-  const download = { args, isWanted: (file: string) => /\.orig\.tar\.\w+$/.test(file), destinationDir };
-  return await fromSuites(source, suites, async (suite) => {
-    return await downloadFrom(await suiteConfiguration(suite, SOURCE), { package: source, suites }, download);
-  });
+export function downloadSource(source: string, suites: readonly string[], destinationDir: string): Promise<string> {
+  return download("deb-src", { package: source, suites }, destinationDir);
 }
 
-/** In place of an architecture. */
-const SOURCE = "source";
-
-async function fromSuites(
-  name: string,
-  suites: readonly string[],
-  get: (suite: string) => Promise<string>,
-): Promise<string> {
+async function download(kind: Kind, wanted: PackageWanted, destinationDir: string): Promise<string> {
   const misses: string[] = [];
-  for (const suite of suites) {
+  for (const suite of wanted.suites) {
     try {
-      return await get(suite);
+      return await downloadFrom(await suiteConfiguration(kind, suite), kind, wanted, destinationDir);
     } catch (error) {
       if (error instanceof NoDebianError) throw error;
       if (!(error instanceof AptError) && !isSystemError(error)) throw error;
       misses.push(`${suite}: ${error.message}`);
     }
   }
-  throw new AptError(`Cannot get ${name}: ${misses.join("; ") || "no suite named"}`);
+  throw new AptError(`Cannot get ${aptName(wanted)}: ${misses.join("; ") || "no suite named"}`);
 }
 
-interface Download {
-  readonly args: readonly string[];
-  readonly isWanted: (file: string) => boolean;
-  readonly destinationDir: string;
+function aptName({ package: name, version }: PackageWanted): string {
+  return version === undefined ? name : `${name}=${version}`;
 }
 
 async function downloadFrom(
   configuration: string,
+  kind: Kind,
   wanted: PackageWanted,
-  { args, isWanted, destinationDir }: Download,
+  destinationDir: string,
 ): Promise<string> {
+  await mkdir(destinationDir, { recursive: true });
   // apt-get names the file itself, and in the current directory: an empty one tells which it was.
-  const empty = await scratchDirectory("download");
-  const download = await run("apt-get", ["-c", configuration, "-q", ...args], empty);
-  const file = (await readdir(empty)).find(isWanted);
-  if (download.status !== 0 || file === undefined) {
+  const empty = await mkdtemp(join(destinationDir, ".apt-"));
+  try {
+    const command = kind === "deb" ? ["download"] : ["source", "--download-only", "--tar-only"];
+    const done = await run("apt-get", ["-c", configuration, "-q", ...command, aptName(wanted)], empty);
+    const file = (await readdir(empty)).find((name) => /\.deb$|\.orig\.tar\.\w+$/.test(name));
+    if (done.status === 0 && file !== undefined) {
+      await rename(join(empty, file), join(destinationDir, file));
+      return join(destinationDir, file);
+    }
     const versions = await versionsIn(configuration, wanted.package);
     if (versions.length === 0) throw new AptError("has no such package");
     if (wanted.version !== undefined && !versions.includes(wanted.version)) {
       throw new AptError(`has only version ${versions.join(", ")}`);
     }
-    throw new AptError(errorLine(download));
-  }
-  await mkdir(destinationDir, { recursive: true });
-  const destination = join(destinationDir, file);
-  const temporary = join(destinationDir, `.${file}.${process.pid}.tmp`);
-  try {
-    await copyFile(join(empty, file), temporary);
-    await rename(temporary, destination);
+    throw new AptError(errorLine(done));
   } finally {
-    await rm(temporary, { force: true });
     await rm(empty, { recursive: true, force: true });
   }
-  return destination;
 }
 
 async function versionsIn(configuration: string, packageName: string): Promise<string[]> {
@@ -130,26 +111,21 @@ async function versionsIn(configuration: string, packageName: string): Promise<s
 // The promise is kept, a failed one too: each suite's lists are asked for once per process.
 const configurations = new Map<string, Promise<string>>();
 
-function suiteConfiguration(suite: string, arch: string): Promise<string> {
-  const key = `${suite} ${arch}`;
-  let configuration = configurations.get(key);
-  if (configuration === undefined) {
-    configuration = prepareSuite(suite, arch);
-    configurations.set(key, configuration);
-  }
-  return configuration;
+function suiteConfiguration(kind: Kind, suite: string): Promise<string> {
+  const key = `${kind} ${suite}`;
+  const known = configurations.get(key) ?? prepareSuite(kind, suite);
+  configurations.set(key, known);
+  return known;
 }
 
-async function prepareSuite(suite: string, arch: string): Promise<string> {
-  for (const word of [suite, arch]) {
-    // Both end up in a sources list, where a space or a bracket would mean something.
-    if (!/^[a-z0-9][a-z0-9.-]*$/.test(word)) throw new AptError(`"${word}" is no name of a suite or an architecture`);
-  }
+async function prepareSuite(kind: Kind, suite: string): Promise<string> {
+  // It ends up in a sources list, where a space or a bracket would mean something.
+  if (!/^[a-z0-9][a-z0-9.-]*$/.test(suite)) throw new AptError(`"${suite}" is no name of a suite`);
   const bases = await mirrorBases(suite);
   if (bases.length === 0) throw new AptError("this machine's apt sources name no Debian archive that could hold it");
   const failures = new Set<string>();
   for (const base of bases) {
-    const configuration = await writeConfiguration(await scratchDirectory(suite), base, suite, arch);
+    const configuration = await writeConfiguration(await scratchDirectory(suite), kind, base, suite);
     const update = await run("apt-get", ["-c", configuration, "-q", "update"]);
     if (update.status === 0) return configuration;
     failures.add(updateFailure(update));
@@ -200,16 +176,13 @@ function isSecurity(suite: string): boolean {
   return suite.endsWith("-security");
 }
 
-async function writeConfiguration(directory: string, base: string, suite: string, arch: string): Promise<string> {
+async function writeConfiguration(directory: string, kind: Kind, base: string, suite: string): Promise<string> {
   const keyring = KEYRINGS.find((path) => existsSync(path));
   // Without Debian's keyring apt takes the keys that the machine trusts in general; unsigned is refused either way.
   const signedBy = keyring === undefined ? "" : ` signed-by=${keyring}`;
-  // target=Packages: where apt-file, appstream and their like are installed, each update would fetch their indexes too.
-  const source =
-    arch === SOURCE
-      ? `deb-src [target=Sources${signedBy}] ${base} ${suite} main\n`
-      : `deb [arch=${arch} target=Packages${signedBy}] ${base} ${suite} main\n`;
-  await writeFile(join(directory, "sources.list"), source);
+  // target=: where apt-file, appstream and their like are installed, each update would fetch their indexes too.
+  const options = kind === "deb" ? "arch=amd64 target=Packages" : "target=Sources";
+  await writeFile(join(directory, "sources.list"), `${kind} [${options}${signedBy}] ${base} ${suite} main\n`);
   await writeFile(join(directory, "status"), "");
   await mkdir(join(directory, "lists", "partial"), { recursive: true });
   await mkdir(join(directory, "cache", "archives", "partial"), { recursive: true });
@@ -222,7 +195,8 @@ async function writeConfiguration(directory: string, base: string, suite: string
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
-${arch === SOURCE ? "" : `APT::Architecture "${arch}";\nAPT::Architectures { "${arch}"; };`}
+APT::Architecture "amd64";
+APT::Architectures { "amd64"; };
 APT::Update::Error-Mode "any";
 // Root's apt would download as a user of its own, who has no access to this directory.
 APT::Sandbox::User "root";
@@ -307,9 +281,6 @@ interface Finished {
   readonly stdout: string;
   readonly stderr: string;
 }
-
-/** No suite will do any better: the tool itself is missing. */
-class NoDebianError extends AptError {}
 
 function run(command: string, args: readonly string[], cwd?: string): Promise<Finished> {
   return new Promise((settle, fail) => {

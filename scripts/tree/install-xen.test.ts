@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // install-xen.ts on small trees with just the lines that it looks for; xen-tree-test.ts has the real ones.
 
+import { execFileSync } from "node:child_process";
 import * as fs from "node:fs";
 import { tmpdir } from "node:os";
 import * as path from "node:path";
@@ -15,16 +16,22 @@ const TOOL_TEXT =
 
 const MAKEFILE = `export XEN_VERSION       = 4
 export XEN_SUBVERSION    = 20
-_install: T=$(notdir $(TARGET))
+_install:
+\tif true; then \\
+\t\ttrue; \\
+\tfi
+
+.PHONY: tests
+tests:
+
 endif #config-build
 endif # need-sub-make
 `;
 
 const X86 = `efi-y := $(space)
-ifeq ($(XEN_BUILD_PE),y)
-$(TARGET).efi: $(objtree)/prelink.o $(obj)/efi.lds
-endif
+
 clean-files := \\
+    include/asm/asm-macros.* \\
     efi/*.efi
 `;
 
@@ -35,22 +42,24 @@ const LINKER_SCRIPT = "  . = __image_base__;\n  _sinittext = .;\n  *(.init.text)
 const DISCARDING: Files = {
   "xen/arch/x86/Kconfig": "endchoice\n\nconfig GUEST\n\tbool\n",
   "xen/arch/x86/xen.lds.S":
-    "#else\n  . = __image_base__;\n  /DISCARD/ : {\n    *(.text.header)\n    *(.init.*multiboot)\n  }\n#endif\n" +
-    "  _sinittext = .;\n       *(.init.multiboot)\n       *(.init.text)\n" +
+    "#else\n  . = __image_base__;\n  /DISCARD/ : {\n    *(.text.header)\n    *(.init.*multiboot)\n  }\n#endif\n\n" +
+    "       _sinittext = .;\n       *(.init.multiboot)\n       *(.init.text)\n\n" +
     "       *(.init.data.multiboot)\n       *(.init.data)\n",
-  "xen/arch/x86/boot/head.S": '        .section .init.multiboot, "ax", @progbits\n',
-  "xen/arch/x86/boot/Makefile": "$(obj)/built-in-32.S: $(srctree)/tools/combine_two_binaries.py\n",
-  "xen/tools/combine_two_binaries.py": "default='.section .init.multiboot, \"ax\", @progbits',\n",
+  "xen/arch/x86/boot/head.S": '\n        .section .init.multiboot, "ax", @progbits\n\n',
+  "xen/tools/combine_two_binaries.py":
+    "parser.add_argument('--section-header', dest='section_header',\n" +
+    "                    default='.section .init.multiboot, \"ax\", @progbits',\n" +
+    "                    help='Section header declaration')\n",
 };
 
-type Files = Record<string, string>;
+/** Contents by name; undefined for a file that is not to be there. */
+type Files = Record<string, string | undefined>;
 
 const TREE: Files = {
   "xen/Makefile": MAKEFILE,
   "xen/arch/x86/Makefile": X86,
   "xen/arch/x86/xen.lds.S": LINKER_SCRIPT,
   "xen/arch/x86/efi/mkreloc.c": "int main(void);\n",
-  "xen/scripts/Kbuild.include": "success = $(call if-success,$(1),y,n)\n",
 };
 
 interface Place {
@@ -72,7 +81,8 @@ tests.after.each(({ root }) => fs.rmSync(root, { recursive: true, force: true })
 function write({ tree }: Place, files: Files): void {
   for (const [file, contents] of Object.entries(files)) {
     fs.mkdirSync(path.dirname(path.join(tree, file)), { recursive: true });
-    fs.writeFileSync(path.join(tree, file), contents);
+    if (contents === undefined) fs.rmSync(path.join(tree, file), { force: true });
+    else fs.writeFileSync(path.join(tree, file), contents);
   }
 }
 
@@ -138,7 +148,7 @@ tests("a discarding tree keeps the Multiboot code by an option, in no executable
 
 tests("an older tree, whose early C code is a part of head.S, gets the same option", async (place) => {
   const { "xen/tools/combine_two_binaries.py": _tool, ...files } = DISCARDING;
-  write(place, { ...files, "xen/arch/x86/boot/Makefile": "head-objs := cmdline.S reloc.S\n" });
+  write(place, files);
   const before = listing(place);
   assert.is((await run(place)).status, 0);
   assert.match(listing(place)["xen/arch/x86/boot/head.S"] ?? "", /\.init\.multiboot, "aw"/);
@@ -159,34 +169,34 @@ tests("updates an older tool, and takes away what was built with it", async (pla
 
 const REFUSALS: readonly (readonly [string, Files, RegExp])[] = [
   [
-    "no tree of Xen's",
-    { "xen/Makefile": "all:\n" },
-    /xen\/Makefile: Cannot add xen\.mb\.efi: no line 'export XEN_VERSION/,
-  ],
-  [
     "a build before 4.17",
-    { "xen/arch/x86/Makefile": X86.replace("$(objtree)/prelink.o", "prelink.o") },
-    /xen\/arch\/x86\/Makefile: .* no line '\$\(TARGET\)\.efi: \$\(objtree\)\/prelink\.o …', as from Xen 4\.17 on/,
+    { "xen/arch/x86/Makefile": X86.replace("clean-files := \\\n", "") },
+    /: Cannot add xen\.mb\.efi: scripts\/tree\/build\.patch does not apply: xen\/arch\/x86\/Makefile:\d+$/m,
   ],
   [
     "a place that is missing",
-    { "xen/arch/x86/Makefile": X86.replace("clean-files :=", "clean-files +=") },
-    /xen\/arch\/x86\/Makefile: .* there are 0 places 'clean-files := \\', needed one/,
+    { "xen/Makefile": MAKEFILE.replace("endif #config-build\n", "endif\n") },
+    /scripts\/tree\/build\.patch does not apply: xen\/Makefile:\d+$/m,
   ],
   [
-    "a place that is there twice",
-    { "xen/Makefile": `${MAKEFILE}endif #config-build\n` },
-    /xen\/Makefile: .* there are 2 places 'endif #config-build', needed one/,
+    "another way to discard, when the rest would fit",
+    { ...DISCARDING, "xen/arch/x86/xen.lds.S": "  /DISCARD/ : { *(.text.header) *(.init.multiboot) }\n" },
+    /scripts\/tree\/efi-multiboot\.patch does not apply: xen\/arch\/x86\/xen\.lds\.S:\d+$/m,
+  ],
+  [
+    "a tree that lacks a file",
+    { ...DISCARDING, "xen/arch/x86/Kconfig": undefined },
+    /efi-multiboot\.patch does not apply: xen\/arch\/x86\/Kconfig: No such file or directory$/m,
   ],
   [
     "traces of another hand",
     { "xen/Makefile": `${MAKEFILE}include mb-efi.mk\n` },
-    /xen\/Makefile: Cannot change it: line 6 is of xen-mb-efi, but not as install-xen wrote it/,
+    /xen\/Makefile: Cannot change it: line 13 is of xen-mb-efi, but not as install-xen wrote it/,
   ],
   [
     "somebody else's file",
     { "xen/arch/x86/efi/mb-efi.mk": "all:\n" },
-    /efi\/mb-efi\.mk: Cannot add it: there is a file of this name/,
+    /efi\/mb-efi\.mk: Cannot replace or remove it: it is not of xen-mb-efi/,
   ],
 ];
 
@@ -209,9 +219,28 @@ tests("refuses to remove what was edited since, and changes nothing", async (pla
   fs.writeFileSync(makefile, fs.readFileSync(makefile, "utf8").replace("include $(srctree)", "-include $(srctree)"));
   const before = listing(place);
   const { status, err } = await run(place, "--remove");
-  assert.match(err, /xen\/Makefile: Cannot change it: line 4 is of xen-mb-efi/);
+  assert.match(err, /xen\/Makefile: Cannot change it: line 7 is of xen-mb-efi/);
   assert.is(status, 1);
   assert.ok(same(listing(place), before));
+});
+
+tests("takes back what it changed when the rest cannot be written", async (place) => {
+  const folder = path.join(place.tree, "xen/arch/x86/efi");
+  fs.rmSync(folder, { recursive: true });
+  const before = listing(place);
+  const { status, out, err } = await run(place);
+  assert.match(err, /efi\/xen-mb-efi\.mjs: Cannot write: no such file or directory/);
+  assert.equal([status, out], [1, ""]);
+  assert.ok(same(listing(place), before));
+});
+
+tests("leaves the mode of a file as it is, and needs no repository around the tree", async (place) => {
+  const makefile = path.join(place.tree, "xen/Makefile");
+  fs.chmodSync(makefile, 0o640);
+  execFileSync("git", ["init", "-q", place.root]);
+  assert.is((await run(place)).status, 0);
+  assert.is(fs.statSync(makefile).mode & 0o777, 0o640);
+  assert.match(fs.readFileSync(makefile, "utf8"), /^\t\$\(install-mb-efi\)$/m);
 });
 
 tests("refuses a directory without Xen, and a tool that make dist did not make", async (place) => {

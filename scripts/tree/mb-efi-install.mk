@@ -4,10 +4,11 @@
 
 NODE ?= node
 
-.PHONY: _install-mb-efi
-_install-mb-efi: D=$(DESTDIR)
-_install-mb-efi: T=$(notdir $(TARGET))
-_install-mb-efi: $(TARGET)$(CONFIG_XEN_INSTALL_SUFFIX)
+ifeq ($(SRCARCH),x86)
+
+# The last commands of _install, which sets D and T: nothing that comes with
+# Xen is missing because xen.mb.efi cannot be installed.
+define install-mb-efi
 	if [ -r $(TARGET).mb.efi -a -n '$(EFI_DIR)' ]; then \
 		[ -d $(D)$(EFI_DIR) ] || $(INSTALL_DIR) $(D)$(EFI_DIR); \
 		$(INSTALL_DATA) $(TARGET).mb.efi $(D)$(EFI_DIR)/$(T)-$(XEN_FULLVERSION).mb.efi; \
@@ -22,6 +23,11 @@ _install-mb-efi: $(TARGET)$(CONFIG_XEN_INSTALL_SUFFIX)
 			$(INSTALL_DATA) $(TARGET).mb.efi $(D)$(EFI_MOUNTPOINT)/efi/$(EFI_VENDOR)/$(T)-$(XEN_FULLVERSION).mb.efi; \
 		fi; \
 	fi
+endef
+
+_uninstall: _uninstall-mb-efi
+
+endif
 
 .PHONY: _uninstall-mb-efi
 _uninstall-mb-efi: D=$(DESTDIR)
@@ -34,8 +40,3 @@ _uninstall-mb-efi:
 	if [ -n '$(EFI_MOUNTPOINT)' -a -n '$(EFI_VENDOR)' ]; then \
 		rm -f $(D)$(EFI_MOUNTPOINT)/efi/$(EFI_VENDOR)/$(T)-$(XEN_FULLVERSION).mb.efi; \
 	fi
-
-ifeq ($(SRCARCH),x86)
-_install: _install-mb-efi
-_uninstall: _uninstall-mb-efi
-endif

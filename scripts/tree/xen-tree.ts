@@ -1,21 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// What xen.mb.efi needs in a Xen source tree: the files that are added, and the edits to Xen's own, each of which can
-// be taken back exactly. Knows Xen 4.17 and newer, where the build has $(objtree). No files are touched here.
+// What xen.mb.efi needs in a Xen source tree: files that are added, and patches of Xen's own, all of them in this folder
+// (but the tool, which "make dist" makes). Changes are collected first; they are made all or none.
 
+import { Buffer } from "node:buffer";
+import * as fs from "node:fs";
 import * as path from "node:path";
-import { ImageError } from "../cli/errors.ts";
+import { fileURLToPath } from "node:url";
+import { readInput, writeOutput } from "../cli/cli.ts";
+import type { Io } from "../cli/cli.ts";
+import { FileError, ImageError } from "../cli/errors.ts";
+import { filesOf, patched } from "./patch.ts";
 
-/** Where the tool goes. Beside mkreloc.c, which also has to do with xen.efi only. */
-export const TOOL = "xen/arch/x86/efi/xen-mb-efi.mjs";
+const HERE = fileURLToPath(new URL(".", import.meta.url));
 
-/** Where our makefiles go. */
-export const TEMPLATES: readonly { readonly source: string; readonly target: string }[] = [
-  { source: "tree/mb-efi.mk", target: "xen/arch/x86/efi/mb-efi.mk" },
-  { source: "tree/mb-efi-install.mk", target: "xen/arch/x86/efi/mb-efi-install.mk" },
-];
+/** Where our files go: beside mkreloc.c, which also has to do with xen.efi only. */
+const ADDED_TO = "xen/arch/x86/efi";
+const MAKEFILES = ["mb-efi.mk", "mb-efi-install.mk"];
+const TOOL = `${ADDED_TO}/xen-mb-efi.mjs`;
+const OURS = [TOOL, ...MAKEFILES.map((name) => `${ADDED_TO}/${name}`)];
 
 /** What a build in the tree leaves, which nothing else cleans once our makefiles are gone. */
-export const PRODUCTS: readonly string[] = ["xen/xen.mb.efi", "xen/xen.mb.efi.stripped"];
+const PRODUCTS = ["xen/xen.mb.efi", "xen/xen.mb.efi.stripped", "xen/.xen.mb.efi.cmd"];
 
 /** Both our makefiles and the tool say so in their first lines. */
 export function isOurs(contents: string): boolean {
@@ -23,194 +28,180 @@ export function isOurs(contents: string): boolean {
   return head.includes("SPDX-License-Identifier: GPL-2.0-only") && /xen-mb-efi|xen\.mb\.efi/.test(head);
 }
 
-/** One edit of a file: the only place where `find` matches becomes what `put` makes of it. */
-export interface Edit {
+/** One thing that is patched, in the order of their application. */
+interface Part {
+  /** Files of this folder; where releases differ there are several, and the first one that applies is taken. */
+  readonly patches: readonly string[];
+  /** Only for a tree where this file contains this text; left out, for every tree. */
+  readonly where?: { readonly file: string; readonly text: string };
+}
+
+const MULTIBOOT_SECTION = ".init.multiboot";
+const PARTS: readonly Part[] = [
+  { patches: ["build.patch"] },
+  { patches: ["efi-multiboot.patch"], where: { file: "xen/arch/x86/xen.lds.S", text: MULTIBOOT_SECTION } },
+  {
+    patches: ["efi-multiboot-combine.patch"],
+    where: { file: "xen/tools/combine_two_binaries.py", text: MULTIBOOT_SECTION },
+  },
+];
+
+/** What only we write; in a file without our patches it is somebody else's, or has been edited. */
+const TRACES = /mb-efi|EFI_MULTIBOOT/;
+
+/** One file of the tree with its new contents, or none when it goes. */
+export interface Change {
   readonly file: string;
-  /** With the flag m; matches exactly once in a file that is as expected. */
-  readonly find: RegExp;
-  /** What is looked for, in words, for the refusal. */
-  readonly expects: string;
-  readonly put: (found: string) => string;
-  /** Matches what `put` made; its group is what `find` had found. */
-  readonly undo: RegExp;
-  /** What the group lacks, at its end. */
-  readonly lost?: string;
-  /** For the report. */
+  readonly contents: Uint8Array | undefined;
+  /** What is printed. */
   readonly says: string;
 }
 
-const EDITS: readonly Edit[] = [
-  {
-    file: "xen/arch/x86/Makefile",
-    // Before it, the file says how xen.efi is built; what is added to clean-files must not be overwritten.
-    find: /^clean-files := \\\n/m,
-    expects: "'clean-files := \\'",
-    put: (found) => `include $(srctree)/$(src)/efi/mb-efi.mk\n\n${found}    $(mb-efi-clean-files) \\\n`,
-    undo: /^include \$\(srctree\)\/\$\(src\)\/efi\/mb-efi\.mk\n\n(clean-files := \\\n) {4}\$\(mb-efi-clean-files\) \\\n/m,
-    says: "includes efi/mb-efi.mk, and cleans its files",
-  },
-  {
-    file: "xen/Makefile",
-    // Where targets are that need a configuration, behind all others.
-    find: /^endif #config-build\n/m,
-    expects: "'endif #config-build'",
-    put: (found) => `include $(srctree)/arch/x86/efi/mb-efi-install.mk\n\n${found}`,
-    undo: /^include \$\(srctree\)\/arch\/x86\/efi\/mb-efi-install\.mk\n\n(endif #config-build\n)/m,
-    says: "includes arch/x86/efi/mb-efi-install.mk",
-  },
-];
+/** A Xen source tree, and what is to be changed in it. */
+export class XenTree {
+  readonly #root: string;
+  readonly #io: Io;
+  /** Files that are not to stay as they are, with what they will be; undefined for one that goes. */
+  readonly #next = new Map<string, Uint8Array | undefined>();
+  /** The patch that a file is changed by. */
+  readonly #by = new Map<string, string>();
 
-const LINKER_SCRIPT = "xen/arch/x86/xen.lds.S";
-/** Puts the early 32-bit C code into a section, in releases that have it. */
-export const COMBINE_TOOL = "xen/tools/combine_two_binaries.py";
-
-/** Whether the tree has that tool; in Xen 4.17 the code is a part of head.S. */
-export function combinesBinaries(read: Files): boolean {
-  return read("xen/arch/x86/boot/Makefile").includes(path.basename(COMBINE_TOOL));
-}
-
-const OPTION = `config EFI_MULTIBOOT
-	bool "Multiboot entry points in xen.efi"
-	default y
-	help
-	  Keep the Multiboot headers and entry code in xen.efi, where they are
-	  unreachable, for xen.mb.efi to be made of it.  Their code lives in
-	  the data part of .init: it never runs when the image is loaded as PE,
-	  and Multiboot loaders know no page permissions.  Thus no executable
-	  section of xen.mb.efi is writable or has base relocations (those of
-	  the Multiboot2 header go with it), as strict W^X demands.
-
-	  If unsure, say Y.
-
-`;
-
-/** For trees whose linker script discards the Multiboot code from xen.efi: an option that keeps it. */
-const KEEPING: readonly Edit[] = [
-  {
-    file: "xen/arch/x86/Kconfig",
-    find: /^config GUEST\n/m,
-    expects: "'config GUEST'",
-    put: (found) => OPTION + found,
-    undo: /^config EFI_MULTIBOOT\n(?:.*\n)*?\t {2}If unsure, say Y\.\n\n(config GUEST\n)/m,
-    says: "option EFI_MULTIBOOT",
-  },
-  {
-    file: LINKER_SCRIPT,
-    find: /^ *\/DISCARD\/ : \{\n(?: *\*\(.*\)\n)*? *\*\(\.text\.header\)\n(?: *\*\(.*\)\n)* *\}\n/m,
-    expects: "'/DISCARD/ : {' with '*(.text.header)'",
-    put: (found) => `#ifndef CONFIG_EFI_MULTIBOOT\n${found}#endif\n`,
-    undo: /^#ifndef CONFIG_EFI_MULTIBOOT\n((?:.*\n)*?)#endif\n/m,
-    says: "discards Multiboot code unless CONFIG_EFI_MULTIBOOT",
-  },
-  {
-    file: LINKER_SCRIPT,
-    find: /^ *\*\(\.init\.multiboot\)\n/m,
-    expects: "'*(.init.multiboot)'",
-    put: (found) => `#ifndef EFI /* With the data, see CONFIG_EFI_MULTIBOOT. */\n${found}#endif\n`,
-    undo: /^#ifndef EFI \/\* With the data, see CONFIG_EFI_MULTIBOOT\. \*\/\n(.*\n)#endif\n/m,
-    says: "Multiboot code is no text of the PE",
-  },
-  {
-    file: LINKER_SCRIPT,
-    find: /^ *\*\(\.init\.data\.multiboot\)\n/m,
-    expects: "'*(.init.data.multiboot)'",
-    put: (found) => `#ifdef EFI /* CONFIG_EFI_MULTIBOOT */\n       *(.init.multiboot)\n#endif\n${found}`,
-    undo: /^#ifdef EFI \/\* CONFIG_EFI_MULTIBOOT \*\/\n.*\n#endif\n(.*\n)/m,
-    says: "but init data",
-  },
-  // Executable input would make the whole of .init.data executable.
-  ...["xen/arch/x86/boot/head.S", COMBINE_TOOL].map((file): Edit => ({
-    file,
-    find: /\.section \.init\.multiboot, "ax"/,
-    expects: "'.section .init.multiboot, \"ax\"'",
-    put: (found) => found.replace("ax", "aw"),
-    undo: /(\.section \.init\.multiboot, "a)w"/,
-    lost: 'x"',
-    says: "no executable section for Multiboot code",
-  })),
-];
-
-/** What else must be there for our makefiles to do their work. */
-const REQUIRED: readonly { readonly file: string; readonly text: RegExp; readonly what: string }[] = [
-  { file: "xen/Makefile", text: /^export XEN_VERSION\s*=\s*\d+$/m, what: "'export XEN_VERSION = …', as in Xen" },
-  { file: "xen/Makefile", text: /^_install: T=\$\(notdir \$\(TARGET\)\)$/m, what: "'_install: T=$(notdir $(TARGET))'" },
-  {
-    file: "xen/arch/x86/Makefile",
-    text: /^\$\(TARGET\)\.efi: \$\(objtree\)\/prelink\.o /m,
-    what: "'$(TARGET).efi: $(objtree)/prelink.o …', as from Xen 4.17 on",
-  },
-  { file: "xen/arch/x86/Makefile", text: /^efi-y := /m, what: "'efi-y := …'" },
-  { file: "xen/arch/x86/Makefile", text: /^ifeq \(\$\(XEN_BUILD_PE\),y\)$/m, what: "'ifeq ($(XEN_BUILD_PE),y)'" },
-  { file: "xen/scripts/Kbuild.include", text: /^success = /m, what: "'success = …'" },
-];
-
-/** The tree's files by name. */
-export type Files = (file: string) => string;
-
-/** A file of the tree is not as expected; `message` begins with the file's name. */
-export class TreeError extends ImageError {
-  override name = "TreeError";
-}
-
-/**
- * The edits that a tree needs.
- * @throws TreeError when it is not a Xen tree that they are known to fit
- */
-export function editsFor(read: Files): readonly Edit[] {
-  for (const { file, text, what } of REQUIRED) {
-    if (!text.test(read(file))) throw new TreeError(`${file}: Cannot add xen.mb.efi: no line ${what}`);
-  }
-  const discards = /\/DISCARD\/[^}]*\.text\.header/.test(read(LINKER_SCRIPT));
-  if (!discards) return EDITS;
-  const keeping = combinesBinaries(read) ? KEEPING : KEEPING.filter(({ file }) => file !== COMBINE_TOOL);
-  return [...EDITS, ...keeping];
-}
-
-/** All edits that there may be, to undo them. */
-export function allEdits(): readonly Edit[] {
-  return [...EDITS, ...KEEPING];
-}
-
-/** "4.20". */
-export function xenVersion(read: Files): string {
-  const part = (name: string): string =>
-    new RegExp(`^export ${name}\\s*=\\s*(\\d+)$`, "m").exec(read("xen/Makefile"))?.[1] ?? "?";
-  return `${part("XEN_VERSION")}.${part("XEN_SUBVERSION")}`;
-}
-
-/**
- * A file with these edits made, and no others of ours.
- * @throws TreeError when a place is not there, or is there twice, or somebody has changed what we wrote
- */
-export function edited(contents: string, file: string, edits: readonly Edit[]): string {
-  let next = unedited(contents, file);
-  for (const { find, expects, put } of edits.filter((edit) => edit.file === file)) {
-    const { length } = [...next.matchAll(new RegExp(find, `${find.flags}g`))];
-    if (length !== 1) {
-      throw new TreeError(`${file}: Cannot add xen.mb.efi: there are ${length} places ${expects}, needed one`);
+  /** @throws FileError when `root` is not the top of a Xen source tree */
+  constructor(root: string, io: Io) {
+    this.#root = root;
+    this.#io = io;
+    if (this.#read("xen/Makefile") === undefined || this.#read("xen/arch/x86/Makefile") === undefined) {
+      throw new FileError(
+        root,
+        "Cannot change: not a Xen source tree, which has xen/Makefile and xen/arch/x86/Makefile",
+      );
     }
-    next = next.replace(find, (found) => put(found));
   }
-  return next;
-}
 
-/**
- * A file as it was before we came; as it is, when we did not.
- * @throws TreeError when somebody has changed what we wrote
- */
-export function unedited(contents: string, file: string): string {
-  const edits = allEdits()
-    .filter((edit) => edit.file === file)
-    .reverse();
-  const bare = edits.reduce(
-    (text, { undo, lost = "" }) => text.replace(undo, (_all, found: string) => found + lost),
-    contents,
-  );
-  const at = bare.split("\n").findIndex((line) => TRACES.test(line));
-  if (at >= 0) {
-    throw new TreeError(`${file}: Cannot change it: line ${at + 1} is of xen-mb-efi, but not as install-xen wrote it`);
+  /** "4.20". */
+  get version(): string {
+    const part = (name: string): string =>
+      new RegExp(`^export ${name}\\s*=\\s*(\\d+)$`, "m").exec(this.#text("xen/Makefile"))?.[1] ?? "?";
+    return `${part("XEN_VERSION")}.${part("XEN_SUBVERSION")}`;
   }
-  return bare;
-}
 
-const TRACES = /mb-efi|EFI_MULTIBOOT/;
+  /**
+   * Adds xen.mb.efi to the build, in place of what an earlier run may have added.
+   * @param tool the bundled tool's bytes
+   * @throws ImageError when this is not a tree that the patches fit
+   */
+  add(tool: Uint8Array): void {
+    this.#takeBack();
+    for (const part of PARTS) this.#apply(part);
+    this.#next.set(TOOL, tool);
+    for (const name of MAKEFILES) this.#next.set(`${ADDED_TO}/${name}`, readInput(path.join(HERE, name), this.#io));
+  }
+
+  /**
+   * Takes everything out again, with what was built.
+   * @throws ImageError when somebody has edited what we added
+   */
+  remove(): void {
+    this.#takeBack();
+    for (const file of PRODUCTS) this.#next.set(file, undefined);
+  }
+
+  /** What is different from the tree as it is. */
+  get changes(): Change[] {
+    return [...this.#next].flatMap(([file, contents]): Change[] => {
+      const old = this.#onDisk(file);
+      if (old === undefined && contents === undefined) return [];
+      if (old === undefined) return [{ file, contents, says: `added ${file}` }];
+      if (contents === undefined) return [{ file, contents, says: `removed ${file}` }];
+      if (Buffer.compare(old, contents) === 0) return [];
+      const patch = this.#by.get(file);
+      if (patch !== undefined) return [{ file, contents, says: `changed ${file}: scripts/tree/${patch}` }];
+      return [{ file, contents, says: OURS.includes(file) ? `updated ${file}` : `restored ${file}` }];
+    });
+  }
+
+  /**
+   * Makes the changes.
+   * @throws FileError when one cannot be made; then those before it are taken back
+   */
+  commit(): void {
+    const done: (readonly [string, Uint8Array | undefined])[] = [];
+    try {
+      for (const { file, contents } of this.changes) {
+        const old = this.#onDisk(file);
+        this.#write(file, contents);
+        done.unshift([file, old]);
+      }
+    } catch (error) {
+      for (const [file, old] of done) this.#write(file, old);
+      throw error;
+    }
+  }
+
+  #takeBack(): void {
+    for (const { patches } of [...PARTS].reverse()) {
+      for (const patch of patches) {
+        const before = patched(path.join(HERE, patch), (file) => this.#read(file), ["-R"]);
+        if (typeof before === "string") continue;
+        for (const [file, contents] of before) this.#next.set(file, contents);
+        break;
+      }
+    }
+    const named = PARTS.flatMap(({ patches }) => patches).flatMap((patch) => filesOf(path.join(HERE, patch)));
+    for (const file of new Set(named)) {
+      const line = this.#text(file)
+        .split("\n")
+        .findIndex((each) => TRACES.test(each));
+      if (line >= 0) {
+        throw new ImageError(
+          `${file}: Cannot change it: line ${line + 1} is of xen-mb-efi, but not as install-xen wrote it`,
+        );
+      }
+    }
+    for (const file of OURS) {
+      if (this.#read(file) === undefined) continue;
+      if (!isOurs(this.#text(file))) {
+        throw new ImageError(`${file}: Cannot replace or remove it: it is not of xen-mb-efi`);
+      }
+      this.#next.set(file, undefined);
+    }
+  }
+
+  #apply({ patches, where }: Part): void {
+    if (where !== undefined && !this.#text(where.file).includes(where.text)) return;
+    const rejected: string[] = [];
+    for (const patch of patches) {
+      const after = patched(path.join(HERE, patch), (file) => this.#read(file));
+      if (typeof after === "string") {
+        rejected.push(`scripts/tree/${patch} does not apply: ${after}`);
+        continue;
+      }
+      for (const [file, contents] of after) {
+        this.#next.set(file, contents);
+        this.#by.set(file, patch);
+      }
+      return;
+    }
+    throw new ImageError(`Cannot add xen.mb.efi: ${rejected.join("; ")}`);
+  }
+
+  /** As it will be. */
+  #read(file: string): Uint8Array | undefined {
+    return this.#next.has(file) ? this.#next.get(file) : this.#onDisk(file);
+  }
+
+  #text(file: string): string {
+    return new TextDecoder("latin1").decode(this.#read(file));
+  }
+
+  #onDisk(file: string): Uint8Array | undefined {
+    const full = path.join(this.#root, file);
+    return fs.existsSync(full) ? readInput(full, this.#io) : undefined;
+  }
+
+  #write(file: string, contents: Uint8Array | undefined): void {
+    const full = path.join(this.#root, file);
+    if (contents === undefined) fs.rmSync(full);
+    else writeOutput(full, contents, this.#io);
+  }
+}

@@ -4,51 +4,33 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import process from "node:process";
+import { patched } from "../../tree/patch.ts";
 import { AptError } from "../apt.ts";
 import { dom0Initrd } from "../boot/dom0.ts";
 import { LIMIT_SECONDS, expected, meets, pathNamed } from "../boot/plan.ts";
 import { boot, inWorkFolder } from "../boot/qemu.ts";
 import { foreign, missingTool } from "../boot/tools.ts";
 import { SCRIPTS } from "../places.ts";
-import {
-  fail,
-  listing,
-  modified,
-  pathWithoutNode,
-  requireCount,
-  requireFile,
-  requireLine,
-  requireSame,
-  runLogged,
-  touch,
-} from "./run.ts";
-import type { Finished } from "./run.ts";
-import { split } from "./split.ts";
-import { COMBINE_TOOL, combinesBinaries } from "../../tree/xen-tree.ts";
+import * as run from "./run.ts";
+import { fail } from "./run.ts";
 
 export interface Case {
   readonly name: string;
   readonly says: string;
-  readonly release: string;
+  readonly release: "4.17" | "4.20";
   readonly suites: readonly string[];
   readonly compiler: "gcc" | "clang";
   /** In a directory of its own (O=), not in the source tree. */
   readonly outOfTree: boolean;
-  /** First changed to one that satisfies strict W^X, and drops the Multiboot code from xen.efi (xen-tree-split.ts). */
-  readonly split?: boolean;
+  /** First changed, by split-*.patch, to one that satisfies strict W^X, and drops the Multiboot code from xen.efi. */
+  readonly split: boolean;
 }
 
-const BOOKWORM = { release: "4.17", suites: ["bookworm"] };
-const TRIXIE = { release: "4.20", suites: ["trixie", "sid"] };
+const BOOKWORM = { release: "4.17", suites: ["bookworm"], split: false } as const;
+const TRIXIE = { release: "4.20", suites: ["trixie", "sid"], split: false } as const;
 
 export const CASES: readonly Case[] = [
-  {
-    name: "4.17-gcc",
-    says: "bookworm's Xen, in the source tree",
-    ...BOOKWORM,
-    compiler: "gcc",
-    outOfTree: false,
-  },
+  { name: "4.17-gcc", says: "bookworm's Xen, in the source tree", ...BOOKWORM, compiler: "gcc", outOfTree: false },
   {
     name: "4.17-clang",
     says: "the same with clang, out of tree (O=)",
@@ -57,20 +39,14 @@ export const CASES: readonly Case[] = [
     outOfTree: true,
   },
   {
+    ...BOOKWORM,
     name: "4.17-split",
     says: "the same as upstream will have it: .init split, no Multiboot code in xen.efi",
-    ...BOOKWORM,
     compiler: "gcc",
     outOfTree: true,
     split: true,
   },
-  {
-    name: "4.20-gcc",
-    says: "trixie's Xen, out of tree (O=)",
-    ...TRIXIE,
-    compiler: "gcc",
-    outOfTree: true,
-  },
+  { name: "4.20-gcc", says: "trixie's Xen, out of tree (O=)", ...TRIXIE, compiler: "gcc", outOfTree: true },
   {
     name: "4.20-clang",
     says: "the same with clang, in the source tree",
@@ -79,9 +55,9 @@ export const CASES: readonly Case[] = [
     outOfTree: false,
   },
   {
+    ...TRIXIE,
     name: "4.20-split",
     says: "the same as upstream will have it",
-    ...TRIXIE,
     compiler: "gcc",
     outOfTree: true,
     split: true,
@@ -103,239 +79,290 @@ interface Places {
   readonly tool: string;
 }
 
-const NO_NODE_LINE = "xen.mb.efi generation disabled: no node >= 20 (node)";
-const BOOT_PATHS = ["efi", "grub-bios-mb2"];
-const VENDOR = "test";
 const OPTION = "CONFIG_EFI_MULTIBOOT";
-const KEEPING_FILES = ["xen/arch/x86/Kconfig", "xen/arch/x86/boot/head.S", "xen/arch/x86/xen.lds.S"];
+const VENDOR = "test";
+const MBEFI = /^ {2}MBEFI {3}xen\.mb\.efi$/;
+/** What install-xen adds or changes in every tree, and in a split one besides. */
+const INSTALLED = [
+  "xen/Makefile",
+  "xen/arch/x86/Makefile",
+  "xen/arch/x86/efi/mb-efi-install.mk",
+  "xen/arch/x86/efi/mb-efi.mk",
+  "xen/arch/x86/efi/xen-mb-efi.mjs",
+];
+const INSTALLED_IN_SPLIT = {
+  "4.17": ["xen/arch/x86/Kconfig", "xen/arch/x86/boot/head.S", "xen/arch/x86/xen.lds.S"],
+  get "4.20"() {
+    return [...this["4.17"], "xen/tools/combine_two_binaries.py"];
+  },
+};
 
 /** The steps of a case; later ones build on earlier ones. */
-export function steps(one: Case, { folder, source, tool }: Places): Step[] {
-  const work = path.join(folder, one.name);
-  const tree = path.join(work, "src");
-  const output = one.outOfTree ? path.join(work, "out") : path.join(tree, "xen");
-  const destination = path.join(work, "destination");
-  const [efi, mbEfi] = [path.join(output, "xen.efi"), path.join(output, "xen.mb.efi")];
-  const log = `${work}.log`;
-  const withNoNode = path.join(folder, "no-node");
-  let untouched = new Map<string, string>();
-
-  const run = (command: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Finished> =>
-    runLogged(command, args, env, log);
-  const script = (name: string, ...args: string[]): Promise<Finished> =>
-    run(process.execPath, [...process.execArgv, path.join(SCRIPTS, name), ...args]);
-  const make = async (args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<string> => {
-    const done = await tryMake(args, env);
-    if (done.status !== 0) fail(`make ${args.join(" ")} ends with status ${done.status}; whole log: ${log}`);
-    return done.output;
-  };
-  const tryMake = async (args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Finished> => {
-    const where = one.outOfTree ? [`O=${output}`] : [];
-    const compiler = one.compiler === "clang" ? ["clang=y"] : [];
-    return await run(
-      "make",
-      ["-C", path.join(tree, "xen"), "-j2", "XEN_TARGET_ARCH=x86_64", ...compiler, ...where, ...args],
-      env,
-    );
-  };
-  const install = async (...args: string[]): Promise<string> => {
-    const done = await script("install-xen.ts", tree, "--tool", tool, ...args);
-    if (done.status !== 0) fail(`install-xen ends with status ${done.status}: ${done.output.trim()}`);
-    return done.output;
-  };
-  const judged = async (image: string, original: string): Promise<void> => {
-    for (const args of [
-      ["verify.ts", original, image],
-      ["check-loaders.ts", image],
-    ] as const) {
-      const [name, ...rest] = args;
-      const done = await script(name, ...rest);
-      if (done.status !== 0) fail(`${name} ends with status ${done.status}; whole log: ${log}`);
-    }
-  };
-
-  const traits = async (image: string): Promise<Traits> => {
-    const done = await script("check-loaders.ts", image, "--json");
-    return (JSON.parse(done.output) as { traits: Traits }).traits;
-  };
-  const withoutMultiboot: Step = {
-    name: `without ${OPTION} the tool says that xen.efi was built without Multiboot`,
-    async run() {
-      const configuration = path.join(output, ".config");
-      await make(["defconfig"]);
-      const enabled = fs.readFileSync(configuration, "utf8");
-      requireLine(enabled, new RegExp(`^${OPTION}=y$`));
-      fs.writeFileSync(configuration, enabled.replace(`${OPTION}=y`, `# ${OPTION} is not set`));
-      const done = await tryMake([]);
-      if (done.status === 0) fail("make ends with status 0");
-      requireLine(done.output, /^xen\.efi: Cannot .* this Xen was built without multiboot support in its PE/);
-      requireFile(mbEfi, false);
-      fs.writeFileSync(configuration, enabled);
-    },
-  };
-  const strictly: Step = {
-    name: "no executable section is writable or has base relocations, and without debug sections NX_COMPAT is kept",
-    async run() {
-      const stripped = path.join(work, "stripped.efi");
-      const done = await run("strip", ["--strip-debug", "--keep-file-symbols", "-p", "-o", stripped, efi]);
-      if (done.status !== 0) fail(`strip ends with status ${done.status}: ${done.output.trim()}`);
-      const image = path.join(work, "stripped.mb.efi");
-      await script("mb-efi.ts", stripped, image);
-      await judged(image, stripped);
-      for (const file of [mbEfi, image]) {
-        const { relocations, nxCompat, unaligned } = await traits(file);
-        const bad = Object.keys(relocations).filter((section) => /text$/.test(section));
-        if (bad.length > 0) fail(`${path.basename(file)} has base relocations in ${bad.join(" ")}`);
-        const others = unaligned.filter((section) => !section.startsWith(".debug_"));
-        if (others.length > 0) {
-          fail(`${path.basename(file)} has sections that are not page-aligned: ${others.join(" ")}`);
-        }
-        // Debug sections begin anywhere; what has none claims it.
-        const claims = unaligned.length === 0;
-        if (nxCompat !== claims || (file === image && !claims)) {
-          fail(`${path.basename(file)} ${nxCompat ? "claims" : "does not claim"} NX_COMPAT`);
-        }
-      }
-    },
-  };
-
+export function steps(one: Case, places: Places): Step[] {
+  const tree = new TestedTree(one, places);
+  const boots = ["efi", "grub-bios-mb2"].map((name): Step => ({
+    name: `boots through ${name}, up to dom0`,
+    run: () => tree.boots(name),
+  }));
+  const onlySplit = (step: Step): Step[] => (one.split ? [step] : []);
   return [
     {
       name: "install-xen changes nothing when run twice, and --remove gives the same tree back",
-      async run() {
-        fs.rmSync(work, { recursive: true, force: true });
-        fs.rmSync(log, { force: true });
-        fs.mkdirSync(tree, { recursive: true });
-        const unpacked = await run("tar", ["-xf", source, "-C", tree, "--strip-components=1"]);
-        if (unpacked.status !== 0) fail(`tar ends with status ${unpacked.status}: ${unpacked.output.trim()}`);
-        const [read, write] = [
-          (file: string) => fs.readFileSync(path.join(tree, file), "utf8"),
-          (file: string, contents: string) => fs.writeFileSync(path.join(tree, file), contents),
-        ];
-        if (one.split === true) split(read, write);
-        untouched = listing(tree);
-        await install();
-        const installed = listing(tree);
-        requireSame(untouched, installed, [
-          ...(one.split === true ? KEEPING_FILES : []),
-          ...(one.split === true && combinesBinaries(read) ? [COMBINE_TOOL] : []),
-          "xen/Makefile",
-          "xen/arch/x86/Makefile",
-          "xen/arch/x86/efi/mb-efi-install.mk",
-          "xen/arch/x86/efi/mb-efi.mk",
-          "xen/arch/x86/efi/xen-mb-efi.mjs",
-        ]);
-        requireLine(await install(), /nothing was changed$/);
-        requireSame(installed, listing(tree), []);
-        await install("--remove");
-        requireSame(untouched, listing(tree), []);
-        await install();
-        requireSame(installed, listing(tree), []);
-      },
+      run: () => tree.installs(),
     },
-    ...(one.split === true ? [withoutMultiboot] : []),
+    ...onlySplit({
+      name: `without ${OPTION} one line says that xen.efi was built without Multiboot, and the build goes on`,
+      run: () => tree.buildsWithoutMultiboot(),
+    }),
+    { name: "make builds xen.mb.efi, and says so in one short line", run: () => tree.builds() },
+    { name: "verify and check-loaders take it", run: () => tree.judged(tree.mbEfi, tree.efi) },
+    ...onlySplit({
+      name: "no executable section is writable or has base relocations, and without debug sections NX_COMPAT is kept",
+      run: () => tree.isStrict(),
+    }),
+    { name: "mb-efi.ts makes the same bytes", run: () => tree.isWhatMbEfiMakes() },
+    { name: "make again does nothing", run: () => tree.buildsNothingAgain() },
     {
-      name: "make builds xen.mb.efi, and says so in one short line",
-      async run() {
-        requireCount(await make([]), /^ {2}MBEFI {3}xen\.mb\.efi$/, 1);
-        requireFile(mbEfi, true);
-        requireFile(path.join(output, "xen.gz"), true);
-      },
-    },
-    { name: "verify and check-loaders take it", run: () => judged(mbEfi, efi) },
-    ...(one.split === true ? [strictly] : []),
-    {
-      name: "mb-efi.ts makes the same bytes",
-      async run() {
-        const again = path.join(work, "again.efi");
-        const done = await script("mb-efi.ts", efi, again);
-        if (done.status !== 0 || !fs.readFileSync(again).equals(fs.readFileSync(mbEfi))) fail("they differ");
-      },
-    },
-    {
-      name: "make again does nothing",
-      async run() {
-        const before = [efi, mbEfi].map(modified);
-        requireCount(await make([]), /MBEFI|xen-mb-efi|objcopy|gzip/, 0);
-        if ([efi, mbEfi].some((file, i) => modified(file) !== before[i])) fail("a file has another date");
-      },
-    },
-    {
-      name: "a newer tool makes xen.mb.efi anew, and nothing else of xen.efi; V=1 shows the command",
-      async run() {
-        const before = modified(efi);
-        touch(path.join(tree, "xen/arch/x86/efi/xen-mb-efi.mjs"));
-        const text = await make(["V=1"]);
-        requireCount(text, /^ *node \S+\/arch\/x86\/efi\/xen-mb-efi\.mjs xen\.efi xen\.mb\.efi$/, 1);
-        requireCount(text, /MBEFI/, 0);
-        if (modified(efi) !== before) fail("xen.efi was linked again");
-      },
+      name: "a newer tool or another node makes xen.mb.efi anew, and nothing else of xen.efi; V=1 shows the command",
+      run: () => tree.buildsOnlyWhatChanged(),
     },
     {
       name: "without node the build goes on, with one line, and leaves no old xen.mb.efi",
-      async run() {
-        touch(efi);
-        const text = await make([], { PATH: pathWithoutNode(withNoNode) });
-        requireCount(text, /node/, 1);
-        requireLine(text, new RegExp(`^${NO_NODE_LINE.replaceAll(/[().]/g, "\\$&")}$`));
-        requireFile(mbEfi, false);
-        requireFile(path.join(output, "xen.gz"), true);
-        requireCount(await make([]), /^ {2}MBEFI {3}xen\.mb\.efi$/, 1);
-      },
+      run: () => tree.buildsWithoutNode(),
     },
-    {
-      name: "make install and uninstall treat it as xen.efi",
-      async run() {
-        const boot = path.join(destination, "boot/efi/efi", VENDOR);
-        fs.mkdirSync(boot, { recursive: true });
-        const args = [
-          `DESTDIR=${destination}`,
-          "EFI_MOUNTPOINT=/boot/efi",
-          `EFI_VENDOR=${VENDOR}`,
-          "INSTALL_EFI_STRIP=1",
-        ];
-        await make([...args, "install"]);
-        const names = (ending: RegExp): string =>
-          [...listing(destination).keys()]
-            .filter((file) => ending.test(file))
-            .map((file) => file.replace(ending, ""))
-            .join(" ");
-        // The names end in ".efi" too, and their debug information is in another place.
-        const [found, needed] = [names(/\.mb\.efi$/), names(/(?<!\.mb)\.efi$/)];
-        if (found !== needed || found.split(" ").length !== 5) fail(`installed are ${found}, needed ${needed}`);
-        const stripped = fs
-          .readdirSync(boot)
-          .map((file) => path.join(boot, file))
-          .sort();
-        const [original = "", image = ""] = [
-          stripped.find((file) => !file.endsWith(".mb.efi")),
-          stripped.find((file) => file.endsWith(".mb.efi")),
-        ];
-        await judged(image, original);
-        await make([...args, "uninstall"]);
-        if (names(/\.mb\.efi$/) !== "") fail(`still there: ${names(/\.mb\.efi$/)}`);
-      },
-    },
-    ...BOOT_PATHS.map((name): Step => ({
-      name: `boots through ${name}, up to dom0`,
-      run: () => boots(name, mbEfi, folder, `${work}-${name}.log`, one.release),
-    })),
-    {
-      name: "make clean removes it, and --remove after a build all that came of it",
-      async run() {
-        await make(["clean"]);
-        const rests = listing(output);
-        const rest = [...rests.keys()].filter((file) => /mb\.efi/.test(file));
-        if (rest.length > 0) fail(`still there: ${rest.join(" ")}`);
-        await install("--remove");
-        const left = listing(tree);
-        for (const [file, digest] of untouched) if (left.get(file) !== digest) fail(`${file} is not as it was`);
-        const ours = [...left.keys()].filter((file) => /mb-efi|mb\.efi/.test(file));
-        if (ours.length > 0) fail(`still there: ${ours.join(" ")}`);
-        fs.rmSync(work, { recursive: true, force: true });
-      },
-    },
+    { name: "without xen.efi there is no old xen.mb.efi either", run: () => tree.buildsWithoutPe() },
+    { name: "make install and uninstall treat it as xen.efi", run: () => tree.isInstalled() },
+    ...boots,
+    { name: "make clean removes it, and --remove after a build all that came of it", run: () => tree.cleans() },
   ];
+}
+
+class TestedTree {
+  readonly #one: Case;
+  readonly #places: Places;
+  readonly #work: string;
+  readonly #tree: string;
+  readonly #output: string;
+  readonly #log: string;
+  readonly efi: string;
+  readonly mbEfi: string;
+  #untouched = new Map<string, string>();
+
+  constructor(one: Case, places: Places) {
+    this.#one = one;
+    this.#places = places;
+    this.#work = path.join(places.folder, one.name);
+    this.#tree = path.join(this.#work, "src");
+    this.#output = one.outOfTree ? path.join(this.#work, "out") : path.join(this.#tree, "xen");
+    this.#log = `${this.#work}.log`;
+    this.efi = path.join(this.#output, "xen.efi");
+    this.mbEfi = path.join(this.#output, "xen.mb.efi");
+  }
+
+  // What the steps do.
+
+  /** @throws ImageError unless it ends with status 0 */
+  async #run(command: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<string> {
+    const { status, output } = await run.runLogged(command, args, env, this.#log);
+    if (status !== 0) {
+      const last = output.trim().split("\n").at(-1) ?? "";
+      fail(`${command} ${args.join(" ")} ends with status ${status}: ${last}; whole log: ${this.#log}`);
+    }
+    return output;
+  }
+
+  #script(name: string, ...args: readonly string[]): Promise<string> {
+    return this.#run(process.execPath, [...process.execArgv, path.join(SCRIPTS, name), ...args]);
+  }
+
+  #makeArguments(args: readonly string[]): string[] {
+    const where = this.#one.outOfTree ? [`O=${this.#output}`] : [];
+    const compiler = this.#one.compiler === "clang" ? ["clang=y"] : [];
+    return ["-C", path.join(this.#tree, "xen"), "-j2", "XEN_TARGET_ARCH=x86_64", ...compiler, ...where, ...args];
+  }
+
+  #make(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<string> {
+    return this.#run("make", this.#makeArguments(args), env);
+  }
+
+  #install(...args: readonly string[]): Promise<string> {
+    return this.#script("install-xen.ts", this.#tree, "--tool", this.#places.tool, ...args);
+  }
+
+  async judged(image: string, original: string): Promise<void> {
+    await this.#script("verify.ts", original, image);
+    await this.#script("check-loaders.ts", image);
+  }
+
+  // The steps.
+
+  async installs(): Promise<void> {
+    const { release, split } = this.#one;
+    fs.rmSync(this.#work, { recursive: true, force: true });
+    fs.rmSync(this.#log, { force: true });
+    fs.mkdirSync(this.#tree, { recursive: true });
+    await this.#run("tar", ["-xf", this.#places.source, "-C", this.#tree, "--strip-components=1"]);
+    if (split) this.#split();
+    this.#untouched = run.listing(this.#tree);
+    await this.#install();
+    const installed = run.listing(this.#tree);
+    run.requireSame(this.#untouched, installed, [...INSTALLED, ...(split ? INSTALLED_IN_SPLIT[release] : [])]);
+    run.requireCount(await this.#install(), /nothing was changed$/, 1);
+    run.requireSame(installed, run.listing(this.#tree), []);
+    await this.#install("--remove");
+    run.requireSame(this.#untouched, run.listing(this.#tree), []);
+    await this.#install();
+    run.requireSame(installed, run.listing(this.#tree), []);
+  }
+
+  #split(): void {
+    const patch = `dev/xen-tree/split-${this.#one.release}.patch`;
+    const split = patched(path.join(SCRIPTS, patch), (file) => fs.readFileSync(path.join(this.#tree, file)));
+    if (typeof split === "string") return fail(`${patch} does not apply: ${split}`);
+    for (const [file, contents] of split) fs.writeFileSync(path.join(this.#tree, file), contents);
+  }
+
+  async buildsWithoutMultiboot(): Promise<void> {
+    const configuration = path.join(this.#output, ".config");
+    await this.#make(["defconfig"]);
+    const enabled = fs.readFileSync(configuration, "utf8");
+    run.requireCount(enabled, new RegExp(`^${OPTION}=y$`), 1);
+    fs.writeFileSync(configuration, enabled.replace(`${OPTION}=y`, `# ${OPTION} is not set`));
+    const said = await this.#make([]);
+    const reason = "this Xen was built without multiboot support in its PE";
+    run.requireCount(said, new RegExp(`^xen\\.mb\\.efi generation disabled: xen\\.efi: Cannot .*: ${reason}`), 1);
+    run.requireCount(said, /generation disabled|Cannot/, 1);
+    run.requireFile(this.mbEfi, false);
+    run.requireFile(path.join(this.#output, "xen.gz"), true);
+    fs.writeFileSync(configuration, enabled);
+  }
+
+  async builds(): Promise<void> {
+    run.requireCount(await this.#make([]), MBEFI, 1);
+    run.requireFile(this.mbEfi, true);
+    run.requireFile(path.join(this.#output, "xen.gz"), true);
+  }
+
+  async isStrict(): Promise<void> {
+    const stripped = path.join(this.#work, "stripped.efi");
+    await this.#run("strip", ["--strip-debug", "--keep-file-symbols", "-p", "-o", stripped, this.efi]);
+    const image = path.join(this.#work, "stripped.mb.efi");
+    await this.#script("mb-efi.ts", stripped, image);
+    await this.judged(image, stripped);
+    for (const file of [this.mbEfi, image]) {
+      const { relocations, nxCompat, unaligned } = await this.#traits(file);
+      const name = path.basename(file);
+      const bad = Object.keys(relocations).filter((section) => /text$/.test(section));
+      if (bad.length > 0) fail(`${name} has base relocations in ${bad.join(" ")}`);
+      const others = unaligned.filter((section) => !section.startsWith(".debug_"));
+      if (others.length > 0) fail(`${name} has sections that are not page-aligned: ${others.join(" ")}`);
+      // Debug sections begin anywhere; what has none claims it.
+      const claims = unaligned.length === 0;
+      if (nxCompat !== claims || (file === image && !claims)) {
+        fail(`${name} ${nxCompat ? "claims" : "does not claim"} NX_COMPAT`);
+      }
+    }
+  }
+
+  async #traits(image: string): Promise<Traits> {
+    const report = JSON.parse(await this.#script("check-loaders.ts", image, "--json")) as { traits: Traits };
+    return report.traits;
+  }
+
+  async isWhatMbEfiMakes(): Promise<void> {
+    const again = path.join(this.#work, "again.efi");
+    await this.#script("mb-efi.ts", this.efi, again);
+    if (!fs.readFileSync(again).equals(fs.readFileSync(this.mbEfi))) fail("they differ");
+  }
+
+  async buildsNothingAgain(): Promise<void> {
+    const before = [this.efi, this.mbEfi].map(run.modified);
+    run.requireCount(await this.#make([]), /MBEFI|xen-mb-efi|objcopy|gzip/, 0);
+    if ([this.efi, this.mbEfi].some((file, i) => run.modified(file) !== before[i])) fail("a file has another date");
+  }
+
+  async buildsOnlyWhatChanged(): Promise<void> {
+    const before = run.modified(this.efi);
+    run.touch(path.join(this.#tree, "xen/arch/x86/efi/xen-mb-efi.mjs"));
+    const text = await this.#make(["V=1"]);
+    run.requireCount(text, /^ *node \S+\/arch\/x86\/efi\/xen-mb-efi\.mjs xen\.efi xen\.mb\.efi$/, 1);
+    run.requireCount(text, /MBEFI/, 0);
+    run.requireCount(await this.#make([`NODE=${process.execPath}`]), MBEFI, 1);
+    run.requireCount(await this.#make([]), MBEFI, 1);
+    if (run.modified(this.efi) !== before) fail("xen.efi was linked again");
+  }
+
+  async buildsWithoutNode(): Promise<void> {
+    run.touch(this.efi);
+    const PATH = run.pathWithoutNode(path.join(this.#places.folder, "no-node"));
+    const text = await this.#make([], { PATH });
+    run.requireCount(text, /node/, 1);
+    run.requireCount(text, /^xen\.mb\.efi generation disabled: no node >= 20 \(node\)$/, 1);
+    run.requireFile(this.mbEfi, false);
+    run.requireFile(path.join(this.#output, "xen.gz"), true);
+    run.requireCount(await this.#make([]), MBEFI, 1);
+  }
+
+  async buildsWithoutPe(): Promise<void> {
+    run.requireCount(await this.#make(["XEN_BUILD_PE=n"]), /MBEFI/, 0);
+    run.requireFile(this.mbEfi, false);
+    run.requireCount(await this.#make([]), MBEFI, 1);
+  }
+
+  async isInstalled(): Promise<void> {
+    const destination = path.join(this.#work, "destination");
+    const partition = path.join(destination, "boot/efi/efi", VENDOR);
+    const args = [`DESTDIR=${destination}`, "EFI_MOUNTPOINT=/boot/efi", `EFI_VENDOR=${VENDOR}`, "INSTALL_EFI_STRIP=1"];
+    // Without a folder on the EFI partition Xen's own rule fails for xen.efi, when all the rest is there.
+    const { status } = await run.runLogged("make", this.#makeArguments([...args, "install"]), {}, this.#log);
+    if (status === 0) fail("make install ends with status 0 without a folder to install to");
+    run.requireFile(path.join(destination, "boot/xen.gz"), true);
+    fs.mkdirSync(partition, { recursive: true });
+    await this.#make([...args, "install"]);
+    const names = (ending: RegExp): string =>
+      [...run.listing(destination).keys()]
+        .filter((file) => ending.test(file))
+        .map((file) => file.replace(ending, ""))
+        .sort()
+        .join(" ");
+    // The names end in ".efi" too, and their debug information is in another place.
+    const [found, needed] = [names(/\.mb\.efi$/), names(/(?<!\.mb)\.efi$/)];
+    if (found !== needed || found.split(" ").length !== 5) fail(`installed are ${found}, needed ${needed}`);
+    const [original = "", image = ""] = fs.readdirSync(partition).sort((a, b) => a.length - b.length);
+    await this.judged(path.join(partition, image), path.join(partition, original));
+    await this.#make([...args, "uninstall"]);
+    if (names(/\.mb\.efi$/) !== "") fail(`still there: ${names(/\.mb\.efi$/)}`);
+  }
+
+  async boots(name: string): Promise<void> {
+    const bootPath = pathNamed(name);
+    if (bootPath === undefined) return fail(`there is no boot path ${name}`);
+    const missing = [...bootPath.tools, "busybox" as const].flatMap((tool) => missingTool(tool) ?? []);
+    if (missing.length > 0) throw new Skip(missing.join(", "));
+    const { folder } = this.#places;
+    const initrd = path.join(folder, "dom0-initrd.cpio");
+    fs.writeFileSync(initrd, dom0Initrd());
+    const dom0 = { kernel: await kernel(), initrd };
+    const log = `${this.#work}-${name}.log`;
+    const { outcome } = await inWorkFolder(folder, (work) =>
+      boot(bootPath, { image: this.mbEfi, dom0, work }, "dom0", LIMIT_SECONDS.dom0, log),
+    );
+    if (!meets(outcome, expected({ build: `${this.#one.release}.`, variant: "move", goal: "dom0" }, bootPath))) {
+      fail(`came to ${outcome.stage} ${outcome.detail} ${outcome.trouble ?? ""}; whole log: ${log}`);
+    }
+  }
+
+  async cleans(): Promise<void> {
+    await this.#make(["clean"]);
+    const rest = [...run.listing(this.#output).keys()].filter((file) => /mb\.efi/.test(file));
+    if (rest.length > 0) fail(`still there: ${rest.join(" ")}`);
+    await this.#install("--remove");
+    const left = run.listing(this.#tree);
+    for (const [file, is] of this.#untouched) if (left.get(file) !== is) fail(`${file} is not as it was`);
+    const ours = [...left.keys()].filter((file) => /mb-efi|mb\.efi/.test(file));
+    if (ours.length > 0) fail(`still there: ${ours.join(" ")}`);
+    fs.rmSync(this.#work, { recursive: true, force: true });
+  }
 }
 
 /** Of check-loaders --json. */
@@ -343,22 +370,6 @@ interface Traits {
   readonly relocations: Readonly<Record<string, unknown>>;
   readonly nxCompat: boolean;
   readonly unaligned: readonly string[];
-}
-
-async function boots(name: string, image: string, folder: string, log: string, release: string): Promise<void> {
-  const bootPath = pathNamed(name);
-  if (bootPath === undefined) return fail(`there is no boot path ${name}`);
-  const missing = [...bootPath.tools, "busybox" as const].flatMap((tool) => missingTool(tool) ?? []);
-  if (missing.length > 0) throw new Skip(missing.join(", "));
-  const initrd = path.join(folder, "dom0-initrd.cpio");
-  fs.writeFileSync(initrd, dom0Initrd());
-  const dom0 = { kernel: await kernel(), initrd };
-  const { outcome } = await inWorkFolder(folder, (work) =>
-    boot(bootPath, { image, dom0, work }, "dom0", LIMIT_SECONDS.dom0, log),
-  );
-  if (!meets(outcome, expected({ build: `${release}.`, variant: "move", goal: "dom0" }, bootPath))) {
-    fail(`came to ${outcome.stage} ${outcome.detail} ${outcome.trouble ?? ""}; whole log: ${log}`);
-  }
 }
 
 async function kernel(): Promise<string> {
