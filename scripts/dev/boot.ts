@@ -12,7 +12,6 @@ import type { Command, Io, Values } from "../cli/cli.ts";
 import { ImageError, UsageError } from "../cli/errors.ts";
 import { AptError } from "./apt.ts";
 import { dom0Initrd } from "./boot/dom0.ts";
-import { runScript } from "./boot/image.ts";
 import { PATHS } from "./boot/paths.ts";
 import type { BootPath, Load } from "./boot/paths.ts";
 import {
@@ -20,7 +19,6 @@ import {
   MATRIX,
   TEST,
   expected,
-  garbled,
   goalThrough,
   goesThrough,
   meets,
@@ -28,9 +26,10 @@ import {
   subjectName,
 } from "./boot/plan.ts";
 import type { Subject } from "./boot/plan.ts";
-import { boot, inWorkFolder } from "./boot/qemu.ts";
+import { boot } from "./boot/qemu.ts";
 import { closingLine, failures, skips, table } from "./boot/report.ts";
 import type { Result } from "./boot/report.ts";
+import { inWorkFolder, runScript } from "./boot/run.ts";
 import { describe, succeeded } from "./boot/verdict.ts";
 import { foreign, missingTool, packagesToInstall, toolVersions } from "./boot/tools.ts";
 
@@ -154,16 +153,11 @@ async function bootJob({ subject, bootPath }: Job, prepared: Promise<string>): P
     const dom0 = subject.build === "mini-xen" ? undefined : await prepareDom0(bootPath);
     const wanted = expected(subject, bootPath);
     const goal = wanted.goal ?? subject.goal;
-    const attempt = () =>
-      inWorkFolder(FOLDER, (work) => {
-        const load: Load = { image, dom0, work };
-        return boot(bootPath, load, goal, wanted.limitSeconds ?? LIMIT_SECONDS[goal], log);
-      });
-    let booted = await attempt();
-    if (garbled(booted.outcome, wanted)) booted = await attempt();
-    const passed = meets(booted.outcome, wanted);
-    const reason = `expected ${[wanted.stage, wanted.troubles?.join(" or ") ?? "", wanted.detail].filter((word) => word !== "").join(" ")}; whole log: ${log}`;
-    return { ...about, ...booted, verdict: passed ? "passed" : "failed", reason };
+    const limit = wanted.limitSeconds ?? LIMIT_SECONDS[goal];
+    const booted = await inWorkFolder(FOLDER, (work) => boot(bootPath, { image, dom0, work }, goal, limit, log));
+    const verdict = meets(booted.outcome, wanted) ? "passed" : "failed";
+    const words = [wanted.stage, wanted.troubles?.join(" or "), wanted.detail].filter(Boolean).join(" ");
+    return { ...about, ...booted, verdict, reason: `expected ${words}; whole log: ${log}` };
   } catch (error) {
     if (error instanceof AptError) return { ...about, verdict: "skipped", reason: `${about.image}: ${error.message}` };
     // A full disk, a file that went away: this boot's failure, and no reason to lose the others' results.
@@ -215,7 +209,7 @@ async function prepareImage(subject: Subject): Promise<string> {
   if (subject.variant === "untouched") return source;
   const image = path.join(FOLDER, `${subjectName(subject)}.efi`);
   fs.mkdirSync(FOLDER, { recursive: true });
-  await runScript("mb-efi", [source, image, ...(subject.variant === "keep" ? ["--keep"] : [])]);
+  await runScript(FOLDER, "mb-efi", [source, image, ...(subject.variant === "keep" ? ["--keep"] : [])]);
   return image;
 }
 

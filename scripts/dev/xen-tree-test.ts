@@ -12,7 +12,7 @@ import { runIfMain, showProgress } from "../cli/cli.ts";
 import type { Command, Io } from "../cli/cli.ts";
 import { ImageError, UsageError } from "../cli/errors.ts";
 import { AptError, downloadSource } from "./apt.ts";
-import { searchPath } from "./boot/tools.ts";
+import { isThere } from "./boot/tools.ts";
 import { CASES, Skip, steps } from "./xen-tree/steps.ts";
 import type { Case } from "./xen-tree/steps.ts";
 
@@ -47,9 +47,7 @@ const TOOLS: readonly (readonly [string, string])[] = [
 
 function missing({ compiler }: Case): string[] {
   const needed = compiler === "clang" ? [...TOOLS, ["clang", "clang"] as const] : TOOLS;
-  return needed
-    .filter(([tool]) => !searchPath().some((folder) => fs.existsSync(path.join(folder, tool))))
-    .map(([tool, name]) => `${tool} not found (package ${name})`);
+  return needed.filter(([tool]) => !isThere(tool)).map(([tool, name]) => `${tool} not found (package ${name})`);
 }
 
 async function tarball({ release, suites }: Case): Promise<string> {

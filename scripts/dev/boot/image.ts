@@ -4,12 +4,10 @@
 // it: transformed, stripped, unified, signed; and the controls: unified by objcopy, changed behind the signature.
 
 import { Buffer } from "node:buffer";
-import { execFile } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
-import process from "node:process";
 import { ImageError } from "../../cli/errors.ts";
-import { children, run } from "./media.ts";
+import { run, runScript } from "./run.ts";
 import { TOOLS } from "./tools.ts";
 import { parseImage, roundUp } from "../../pe/image.ts";
 
@@ -19,40 +17,18 @@ export type Signature = "signed" | "tampered" | "unsigned";
 /** The sections to add, name to file, in this order. */
 export type Sections = Readonly<Record<string, string>>;
 
-/**
- * Runs a script of the project in a process of its own, by whatever runs this one (tsx or node's own type stripping).
- * @returns what it said on standard error
- * @throws ImageError with its message
- */
-export function runScript(name: string, args: readonly string[], temporary?: string): Promise<string> {
-  const env = temporary === undefined ? process.env : { ...process.env, TMPDIR: path.resolve(temporary) };
-  return new Promise((settle, fail) => {
-    const child = execFile(
-      process.execPath,
-      [...process.execArgv, `scripts/${name}.ts`, ...args],
-      { env },
-      (error, _stdout, stderr) => {
-        children.delete(child);
-        if (error === null) settle(stderr);
-        else fail(new ImageError(/^.*(?:Cannot|Error).*$/m.exec(stderr)?.[0] ?? error.message.trim()));
-      },
-    );
-    children.add(child);
-  });
-}
-
 /** Writes the image with these sections to the work folder. @returns the file */
 export async function unify(work: string, image: string, sections: Sections): Promise<string> {
   const file = path.join(work, "unified.efi");
   const options = Object.entries(sections).flatMap(([name, from]) => ["--section", `${name}=${from}`]);
-  await runScript("add-sections", [image, file, ...options]);
+  await runScript(work, "add-sections", [image, file, ...options]);
   return file;
 }
 
 /** Writes the image without DWARF and symbols to the work folder. @returns the file */
 export async function strip(work: string, image: string): Promise<string> {
   const file = path.join(work, "stripped.efi");
-  await runScript("strip-debug", [image, file]);
+  await runScript(work, "strip-debug", [image, file]);
   return file;
 }
 
@@ -79,11 +55,8 @@ export async function unifyByObjcopy(work: string, image: string, sections: Sect
  */
 export async function sign(work: string, image: string): Promise<string> {
   const file = path.join(work, "signed.efi");
-  const said = await runScript(
-    "sign",
-    [image, file, "--key", await testKey(work), "--cert", TOOLS.testCertificate.is],
-    work,
-  );
+  const options = ["--key", await testKey(work), "--cert", TOOLS.testCertificate.is];
+  const said = await runScript(work, "sign", [image, file, ...options]);
   if (said !== "")
     throw new ImageError(`Cannot sign ${image} without a warning: ${said.trim().split("\n").join(" / ")}`);
   return file;

@@ -4,13 +4,9 @@
 // Each function makes what it returns inside the given work folder, and returns QEMU's arguments for it.
 
 import { Buffer } from "node:buffer";
-import { execFile } from "node:child_process";
-import type { ChildProcess } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
-import process from "node:process";
-import { ImageError } from "../../cli/errors.ts";
-import { searchPath } from "./tools.ts";
+import { run } from "./run.ts";
 
 /** A file on a medium: a copy of one of ours, or a text. */
 export type Source = { readonly file: string } | { readonly text: string };
@@ -69,16 +65,7 @@ export async function isolinuxCd(work: string, configuration: string, files: Fil
     "isolinux.cfg": { text: configuration },
   });
   const cd = path.join(work, "isolinux.iso");
-  const elTorito = [
-    "-b",
-    "isolinux.bin",
-    "-c",
-    "boot.cat",
-    "-no-emul-boot",
-    "-boot-load-size",
-    "4",
-    "-boot-info-table",
-  ];
+  const elTorito = "-b isolinux.bin -c boot.cat -no-emul-boot -boot-load-size 4 -boot-info-table".split(" ");
   await run(work, "xorriso", ["-as", "mkisofs", "-quiet", "-r", "-J", "-o", cd, ...elTorito, tree]);
   return ["-cdrom", cd];
 }
@@ -103,17 +90,8 @@ export async function grubProgram(
   fs.writeFileSync(source, configuration);
   const all = `normal part_msdos fat search echo test halt memdisk tar ${modules}`;
   const slim = ["--locales=", "--fonts=", "--themes=", `--install-modules=${all}`, `--modules=${all}`];
-  await run(work, "grub-mkstandalone", [
-    "-O",
-    "x86_64-efi",
-    "-d",
-    modulesFolder,
-    ...slim,
-    ...options,
-    "-o",
-    program,
-    `boot/grub/grub.cfg=${source}`,
-  ]);
+  const files = ["-o", program, `boot/grub/grub.cfg=${source}`];
+  await run(work, "grub-mkstandalone", ["-O", "x86_64-efi", "-d", modulesFolder, ...slim, ...options, ...files]);
   return program;
 }
 
@@ -137,21 +115,4 @@ function treeSize(tree: string): number {
   const names = fs.readdirSync(tree, { recursive: true, encoding: "utf8" });
   // Each file takes whole clusters.
   return names.reduce((sum, name) => sum + fs.statSync(path.join(tree, name)).size + 4096, 0);
-}
-
-/** What runs now; boot-qemu.ts ends it when this process ends. */
-export const children = new Set<ChildProcess>();
-
-/** Runs a tool to its end, with its temporary files in the work folder; what it says is shown only when it fails. */
-export function run(work: string, command: string, args: readonly string[]): Promise<void> {
-  const env = { ...process.env, PATH: searchPath().join(path.delimiter), LC_ALL: "C", TMPDIR: path.resolve(work) };
-  return new Promise((settle, fail) => {
-    const child = execFile(command, args, { env, maxBuffer: 1 << 26 }, (error, stdout, stderr) => {
-      children.delete(child);
-      if (error === null) return settle();
-      const said = `${stdout}${stderr}`.trim().split("\n").at(-1);
-      fail(new ImageError(`Cannot run ${command}: ${said === "" ? error.message : said}`));
-    });
-    children.add(child);
-  });
 }

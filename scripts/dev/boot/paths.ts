@@ -49,11 +49,49 @@ const XEN_OPTIONS = "console=com1 com1=115200,8n1 loglvl=all noreboot";
 const DOM0_OPTIONS = "console=hvc0 panic=-1";
 
 const onDisk: readonly ToolName[] = ["qemu", "ovmf", "mkfs", "mtools"];
-const grubOnDisk: readonly ToolName[] = [...onDisk, "grubMkstandalone", "grubEfi"];
 const grubBehindShim: readonly ToolName[] = ["shim", "grubMkstandalone", "grubEfi"];
-const grubOnCd: readonly ToolName[] = ["qemu", "seabios", "grubMkrescue", "grubPc", "xorriso", "mtools"];
 const GRUB_EFI_MODULES = path.dirname(TOOLS.grubEfi.is);
 const PROGRAM = "EFI/BOOT/BOOTX64.EFI";
+
+/** A way in which GRUB loads an image. */
+interface GrubsWay {
+  readonly says: string;
+  /** Those that it needs, besides what every way needs. */
+  readonly modules: string;
+  readonly entryOnEfi: Entry;
+  /** GRUB's configuration. */
+  script(load: Load): string;
+}
+
+const CHAINLOADER: GrubsWay = {
+  says: "chainloader",
+  modules: "chain",
+  entryOnEfi: "efi",
+  script: () => grubScript("chainloader /xen.efi"),
+};
+const PEIMAGE: GrubsWay = { ...CHAINLOADER, says: "chainloader, its own PE loader", modules: "chain peimage" };
+const MULTIBOOT2: GrubsWay = {
+  says: "multiboot2",
+  modules: "multiboot2",
+  entryOnEfi: "mb2-efi",
+  script: (load) => grubScript(`multiboot2 /xen.efi ${XEN_OPTIONS}`, ...grubModules("module2", load)),
+};
+const MULTIBOOT1: GrubsWay = {
+  says: "multiboot",
+  modules: "multiboot",
+  entryOnEfi: "mb1",
+  script: (load) => grubScript(`multiboot /xen.efi ${XEN_OPTIONS}`, ...grubModules("module", load)),
+};
+
+/** Boots when all commands succeed. The empty line at the end: a halt may come before the last characters are out. */
+function grubScript(...commands: readonly string[]): string {
+  const boot = commands.reduceRight((rest, one) => `if ${one}; then\n${rest}fi\n`, "boot\n");
+  return `search --no-floppy --file --set=root /xen.efi\n${boot}echo "${GAVE_UP}"\necho\nhalt\n`;
+}
+
+function grubModules(command: string, { dom0 }: Load): string[] {
+  return dom0 === undefined ? [] : [`${command} /vmlinuz ${DOM0_OPTIONS}`, `${command} /initrd`];
+}
 
 export const PATHS: readonly BootPath[] = [
   {
@@ -66,14 +104,7 @@ export const PATHS: readonly BootPath[] = [
     media: (load) =>
       fatDisk(load.work, { [PROGRAM]: { file: load.image }, ...xenCfg(load, "EFI/BOOT/", "BOOTX64.CFG") }),
   },
-  {
-    name: "grub-efi-chain",
-    loader: "GRUB 2.06 chainloader",
-    firmware: "OVMF",
-    entry: "efi",
-    tools: grubOnDisk,
-    media: (load) => grubDisk(load, GRUB_EFI_MODULES, "chain", chainload),
-  },
+  grubOnEfi("grub-efi-chain", "2.06", CHAINLOADER),
   {
     name: "shim",
     loader: "shim, as its second stage",
@@ -104,30 +135,9 @@ export const PATHS: readonly BootPath[] = [
         ...xenCfg(load, "", "xen.cfg"),
       }),
   },
-  {
-    name: "grub-efi-mb2",
-    loader: "GRUB 2.06 multiboot2",
-    firmware: "OVMF",
-    entry: "mb2-efi",
-    tools: grubOnDisk,
-    media: (load) => grubDisk(load, GRUB_EFI_MODULES, "multiboot2", multiboot("multiboot2", "module2")),
-  },
-  {
-    name: "grub-bios-mb2",
-    loader: "GRUB 2.06 multiboot2",
-    firmware: "SeaBIOS",
-    entry: "mb2-bios",
-    tools: grubOnCd,
-    media: (load) => grubCd(load.work, multiboot("multiboot2", "module2")(load), bootFiles(load)),
-  },
-  {
-    name: "grub-bios-mb1",
-    loader: "GRUB 2.06 multiboot",
-    firmware: "SeaBIOS",
-    entry: "mb1",
-    tools: grubOnCd,
-    media: (load) => grubCd(load.work, multiboot("multiboot", "module")(load), bootFiles(load)),
-  },
+  grubOnEfi("grub-efi-mb2", "2.06", MULTIBOOT2),
+  grubOnBios("grub-bios-mb2", MULTIBOOT2, "mb2-bios"),
+  grubOnBios("grub-bios-mb1", MULTIBOOT1, "mb1"),
   {
     name: "qemu-mb1",
     loader: "QEMU -kernel",
@@ -181,7 +191,10 @@ export const PATHS: readonly BootPath[] = [
       }),
     ],
   },
-  ...(["2.12", "2.14"] as const).flatMap((version) => otherGrub(version)),
+  grubOnEfi("grub212-efi-mb2", "2.12", MULTIBOOT2, "grub212"),
+  grubOnEfi("grub212-peimage", "2.12", PEIMAGE, "grub212"),
+  grubOnEfi("grub214-efi-mb2", "2.14", MULTIBOOT2, "grub214"),
+  grubOnEfi("grub214-peimage", "2.14", PEIMAGE, "grub214"),
   {
     name: "kexec",
     loader: "kexec-tools' Multiboot1, from a running Linux",
@@ -238,7 +251,7 @@ export const PATHS: readonly BootPath[] = [
     loader: "shim, GRUB 2.06 chainloader",
     entry: "efi",
     tools: grubBehindShim,
-    media: (load) => securedGrubDisk(load, "chain", chainload),
+    media: (load) => securedGrubDisk(load, CHAINLOADER),
   }),
   ...secured({
     name: "sb-grub-mb2",
@@ -246,7 +259,7 @@ export const PATHS: readonly BootPath[] = [
     entry: "mb2-efi",
     tools: grubBehindShim,
     bare: true,
-    media: (load) => securedGrubDisk(load, "multiboot2", multiboot("multiboot2", "module2")),
+    media: (load) => securedGrubDisk(load, MULTIBOOT2),
   }),
   {
     ...withSecureBoot(grubBehindShim),
@@ -256,7 +269,7 @@ export const PATHS: readonly BootPath[] = [
     entry: "mb2-efi",
     media: async (load) => {
       const image = await securedImage({ ...load, dom0: undefined }, "signed");
-      return securedGrubDisk({ ...load, image }, "multiboot2", multiboot("multiboot2", "module2"));
+      return securedGrubDisk({ ...load, image }, MULTIBOOT2);
     },
   },
 ];
@@ -307,63 +320,39 @@ async function shimDisk(work: string, secondStage: string, files: Files = {}): P
   return fatDisk(work, { [PROGRAM]: { file: shim }, "EFI/BOOT/GRUBX64.EFI": { file: secondStage }, ...files });
 }
 
-async function securedGrubDisk(load: Load, modules: string, configuration: (load: Load) => string): Promise<string[]> {
+async function securedGrubDisk(load: Load, way: GrubsWay): Promise<string[]> {
   const sbat = sbatFile(load.work, "grub,5,Free Software Foundation,grub,2.06,https://www.gnu.org/software/grub/");
-  const program = await grubProgram(load.work, GRUB_EFI_MODULES, modules, LOCATE + configuration(load), [
-    "--sbat",
-    sbat,
-  ]);
+  const program = await grubProgram(load.work, GRUB_EFI_MODULES, way.modules, way.script(load), ["--sbat", sbat]);
   return shimDisk(load.work, await signForeign(load.work, program), bootFiles(load));
 }
 
-/** GRUB of other suites: their module folders work with the installed grub-mkstandalone. */
-function otherGrub(version: "2.12" | "2.14"): BootPath[] {
-  const name = version === "2.12" ? "grub212" : "grub214";
-  const common = { firmware: "OVMF", tools: grubOnDisk, foreign: [name] } as const;
-  return [
-    {
-      ...common,
-      name: `${name}-efi-mb2`,
-      loader: `GRUB ${version} multiboot2`,
-      entry: "mb2-efi",
-      media: async (load) => grubDisk(load, await foreign(name), "multiboot2", multiboot("multiboot2", "module2")),
+/** @param suite where it is not the installed GRUB; other suites' module folders work with its grub-mkstandalone */
+function grubOnEfi(name: string, version: string, way: GrubsWay, suite?: "grub212" | "grub214"): BootPath {
+  return {
+    name,
+    loader: `GRUB ${version} ${way.says}`,
+    firmware: "OVMF",
+    entry: way.entryOnEfi,
+    tools: [...onDisk, "grubMkstandalone", "grubEfi"],
+    foreign: suite === undefined ? [] : [suite],
+    media: async (load) => {
+      const modulesFolder = suite === undefined ? GRUB_EFI_MODULES : await foreign(suite);
+      const program = await grubProgram(load.work, modulesFolder, way.modules, way.script(load));
+      return fatDisk(load.work, { [PROGRAM]: { file: program }, ...bootFiles(load), ...xenCfg(load, "", "xen.cfg") });
     },
-    {
-      ...common,
-      name: `${name}-peimage`,
-      loader: `GRUB ${version} chainloader, its own PE loader`,
-      entry: "efi",
-      media: async (load) => grubDisk(load, await foreign(name), "chain peimage", chainload),
-    },
-  ];
-}
-
-const LOCATE = "search --no-floppy --file --set=root /xen.efi\n";
-
-async function grubDisk(
-  load: Load,
-  modulesFolder: string,
-  modules: string,
-  configuration: (load: Load) => string,
-): Promise<string[]> {
-  const program = await grubProgram(load.work, modulesFolder, modules, LOCATE + configuration(load));
-  return fatDisk(load.work, { [PROGRAM]: { file: program }, ...bootFiles(load), ...xenCfg(load, "", "xen.cfg") });
-}
-
-function chainload(): string {
-  return `if chainloader /xen.efi; then boot; fi\n${giveUp}`;
-}
-
-function multiboot(command: string, moduleCommand: string): (load: Load) => string {
-  return ({ dom0 }) => {
-    const modules = dom0 === undefined ? [] : [`${moduleCommand} /vmlinuz ${DOM0_OPTIONS}`, `${moduleCommand} /initrd`];
-    const all = [`${command} /xen.efi ${XEN_OPTIONS}`, ...modules];
-    return all.reduceRight((rest, one) => `if ${one}; then\n${rest}fi\n`, "boot\n") + giveUp;
   };
 }
 
-// The empty line behind it: a halt may come before the last characters are out.
-const giveUp = `echo "${GAVE_UP}"\necho\nhalt\n`;
+function grubOnBios(name: string, way: GrubsWay, entry: Entry): BootPath {
+  return {
+    name,
+    loader: `GRUB 2.06 ${way.says}`,
+    firmware: "SeaBIOS",
+    entry,
+    tools: ["qemu", "seabios", "grubMkrescue", "grubPc", "xorriso", "mtools"],
+    media: (load) => grubCd(load.work, way.script(load), bootFiles(load)),
+  };
+}
 
 function ipxeScript(...commands: readonly string[]): string {
   return [

@@ -165,15 +165,6 @@ export function meets(outcome: Outcome, wanted: Expected): boolean {
   return troubles.includes(outcome.trouble) && outcome.stage === wanted.stage && wanted.detail.test(outcome.detail);
 }
 
-/**
- * Whether it was refused as it must be, but in other words. On a busy machine the firmware's console loses characters
- * (seen once in some 400 boots: "[Welomeh-dependent ELF magic."), so that is looked at once more. Nothing that should boot
- * gets a second chance.
- */
-export function garbled(outcome: Outcome, wanted: Expected): boolean {
-  return wanted.stage === "refused" && outcome.stage === "refused" && !meets(outcome, wanted);
-}
-
 /** How a subject is called in tables and file names. */
 export function subjectName({ build, variant }: Subject): string {
   return `${build === "mini-xen" ? build : `xen-${build}`}-${variant}`;

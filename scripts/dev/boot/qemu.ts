@@ -5,12 +5,14 @@
 
 import { Buffer } from "node:buffer";
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import process from "node:process";
-import { ImageError } from "../../cli/errors.ts";
-import { children, option } from "./media.ts";
+import { setTimeout } from "node:timers/promises";
+import { option } from "./media.ts";
 import type { BootPath, Load } from "./paths.ts";
+import { watched } from "./run.ts";
 import { TOOLS } from "./tools.ts";
 import { Judge, plainText } from "./verdict.ts";
 import type { End, Goal, Outcome } from "./verdict.ts";
@@ -26,25 +28,6 @@ export interface Booted {
   readonly seconds: number;
   /** The last lines of the serial console. */
   readonly lastLines: readonly string[];
-}
-
-const folders = new Set<string>();
-process.on("exit", () => {
-  for (const child of children) child.kill("SIGKILL");
-  for (const folder of folders) fs.rmSync(folder, { recursive: true, force: true });
-});
-
-/** Gives `use` a work folder, which is gone afterwards. */
-export async function inWorkFolder<T>(parent: string, use: (work: string) => Promise<T>): Promise<T> {
-  fs.mkdirSync(parent, { recursive: true });
-  const work = fs.mkdtempSync(path.join(parent, "work-"));
-  folders.add(work);
-  try {
-    return await use(work);
-  } finally {
-    fs.rmSync(work, { recursive: true, force: true });
-    folders.delete(work);
-  }
 }
 
 /** QEMU's arguments for one path; makes the media. */
@@ -82,99 +65,83 @@ export async function boot(
   onTerminal = false,
 ): Promise<Booted> {
   const resets = path.join(load.work, "resets.log");
-  // A file, since QEMU drops characters when nobody takes them: of single ones a socket, which is what node's pipes are,
-  // holds some 280, and on a busy machine that is soon full.
-  const serial = path.join(load.work, "serial.log");
-  const shown = ["-chardev", `stdio,id=terminal,mux=on,signal=off,logfile=${option(serial)}`, "-mon", "terminal"];
-  const watch = onTerminal
-    ? [...shown, "-serial", "chardev:terminal"]
-    : ["-serial", `file:${serial}`, "-monitor", "none"];
-  const args = [...(await machine(bootPath, load)), ...watch, "-d", "cpu_reset", "-D", resets];
-  const judge = new Judge(goal);
-  const lines: string[] = [];
+  // The serial line, and what QEMU itself says. A file, since QEMU drops characters when nobody takes them: of single
+  // ones a socket, which is what node's pipes are, holds some 280, and on a busy machine that is soon full.
+  const said = path.join(load.work, "said.log");
+  const device = onTerminal
+    ? ["-chardev", `stdio,id=line,mux=on,signal=off,logfile=${option(said)},logappend=on`, "-mon", "line"]
+    : ["-chardev", `file,id=line,path=${option(said)},append=on`, "-monitor", "none"];
+  const watch = [...device, "-serial", "chardev:line", "-d", "cpu_reset", "-D", resets];
+  const args = [...(await machine(bootPath, load)), ...watch];
+  fs.writeFileSync(said, "");
   const started = Date.now();
-  fs.writeFileSync(serial, "");
-  const end = await new Promise<End | undefined>((settle, fail) => {
-    const ours = onTerminal ? "inherit" : "ignore";
-    const qemu = spawn(TOOLS.qemu.is, args, { stdio: [ours, ours, "pipe"] });
-    if (onTerminal) qemu.stderr.pipe(process.stderr);
-    const stop = () => {
-      qemu.stderr.unpipe(process.stderr); // it would say which signal has ended it
-      qemu.kill(onTerminal ? "SIGTERM" : "SIGKILL"); // the first lets it put the terminal's settings back
-    };
-    children.add(qemu);
-    let over = false;
-    let timedOut = false;
-    const timer = setTimeout(() => {
-      timedOut = true;
-      stop();
-    }, limitSeconds * 1000);
-    const take = (line: string) => {
+  const ours = onTerminal ? "inherit" : "ignore";
+  const qemu = spawn(TOOLS.qemu.is, args, { stdio: [ours, ours, "pipe"] });
+  watched(qemu);
+  qemu.stderr.on("data", (chunk: Buffer) => fs.appendFileSync(said, chunk));
+  if (onTerminal) qemu.stderr.pipe(process.stderr);
+  let running = true;
+  const closed = once(qemu, "close").finally(() => (running = false));
+
+  const judge = new Judge(goal);
+  const reader = new LineReader(said);
+  const lines: string[] = [];
+  let over = false;
+  const hear = (newLines: readonly string[]) => {
+    for (const line of newLines) {
       lines.push(line);
       if (lines.length > LINES_KEPT) lines.splice(LINES_KEPT / 4, LINES_KEPT / 2, "[… lines left out …]");
-      if (over || !judge.line(line)) return;
-      over = true;
-      stop();
-    };
-    const complaints = lineSplitter(take);
-    qemu.stderr.setEncoding("latin1").on("data", complaints.push).on("end", complaints.end);
-    const stopReading = follow(serial, lineSplitter(take));
-    qemu.on("error", (error) => {
-      clearTimeout(timer);
-      children.delete(qemu);
-      fail(new ImageError(`Cannot run ${TOOLS.qemu.is}: ${error.message}`));
-    });
-    qemu.on("close", () => {
-      clearTimeout(timer);
-      stopReading();
-      children.delete(qemu);
-      if (over) settle(undefined);
-      else if (timedOut) settle("timeout");
-      else
-        settle(
-          fs.existsSync(resets) && fs.readFileSync(resets, "latin1").includes("Triple fault") ? "triple fault" : "exit",
-        );
-    });
-  });
+      over ||= judge.line(line);
+    }
+  };
+  let end: End | undefined;
+  while (!over && end === undefined) {
+    if (!running) end = hasTripleFault(resets) ? "triple fault" : "exit";
+    else if (Date.now() - started > limitSeconds * 1000) end = "timeout";
+    else await Promise.race([closed, setTimeout(POLL_MILLISECONDS)]);
+    hear(reader.ended());
+  }
+  qemu.stderr.unpipe(process.stderr); // it would say which signal has ended it
+  qemu.kill(onTerminal ? "SIGTERM" : "SIGKILL"); // the first lets it put the terminal's settings back
+  await closed;
+  hear(reader.rest());
   const seconds = (Date.now() - started) / 1000;
   writeLog(log, `${TOOLS.qemu.is} ${args.join(" ")}\n${lines.join("\n")}\n`);
-  return { outcome: judge.outcome(end), seconds, lastLines: lines.filter((line) => line.trim() !== "").slice(-15) };
+  const outcome = judge.outcome(over ? undefined : end);
+  return { outcome, seconds, lastLines: lines.filter((line) => line.trim() !== "").slice(-15) };
 }
 
-interface LineSplitter {
-  push(chunk: string): void;
-  end(): void;
+function hasTripleFault(resets: string): boolean {
+  return fs.existsSync(resets) && fs.readFileSync(resets, "latin1").includes("Triple fault");
 }
 
-/** Calls `take` with each line, plain; the last one also when it is not ended, as a prompt, once nothing follows. */
-function lineSplitter(take: (line: string) => void): LineSplitter {
-  let rest = "";
-  return {
-    push: (chunk) => {
-      // Firmware moves the cursor to the first column instead of ending lines.
-      const parts = (rest + chunk).replace(/\u001b\[\d+;0*1H/g, "\n").split(/\r*\n/);
-      rest = parts.pop() ?? "";
-      for (const part of parts) take(plainText(part));
-    },
-    end: () => take(plainText(rest)),
-  };
-}
+/** Reads a file while it grows, in lines of plain text. */
+class LineReader {
+  readonly #file: number;
+  readonly #chunk = Buffer.alloc(1 << 16);
+  #rest = "";
 
-/** Reads a file while it grows. @returns what reads it to its end and stops */
-function follow(file: string, { push, end }: LineSplitter): () => void {
-  const from = fs.openSync(file, "r");
-  const chunk = Buffer.alloc(1 << 16);
-  const read = () => {
-    for (let length = fs.readSync(from, chunk); length > 0; length = fs.readSync(from, chunk))
-      push(chunk.toString("latin1", 0, length));
-  };
-  const timer = setInterval(read, POLL_MILLISECONDS);
-  return () => {
-    clearInterval(timer);
-    read();
-    fs.closeSync(from);
-    end();
-  };
+  constructor(file: string) {
+    this.#file = fs.openSync(file, "r");
+  }
+
+  /** The lines that were ended since the last call. */
+  ended(): string[] {
+    let text = this.#rest;
+    const read = () => fs.readSync(this.#file, this.#chunk);
+    for (let length = read(); length > 0; length = read()) text += this.#chunk.toString("latin1", 0, length);
+    // Firmware moves the cursor to the first column instead of ending lines.
+    const lines = text.replace(/\u001b\[\d+;0*1H/g, "\n").split(/\r*\n/);
+    this.#rest = lines.pop() ?? "";
+    return lines.map(plainText);
+  }
+
+  /** What there is besides, when nothing follows: also a line that is not ended, as a prompt. */
+  rest(): string[] {
+    const lines = [...this.ended(), plainText(this.#rest)];
+    fs.closeSync(this.#file);
+    return lines;
+  }
 }
 
 function writeLog(file: string, text: string): void {

@@ -4,7 +4,7 @@
 // what belongs to another suite, or should not be installed (another GRUB's modules, dom0's kernel), is in FOREIGN:
 // downloaded, unpacked under build/boot-tools/ and kept there.
 
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import process from "node:process";
@@ -76,13 +76,17 @@ export type ForeignName = keyof typeof FOREIGN;
 /** Why the tool cannot be used, in words that name its package; undefined when it is there. */
 export function missingTool(name: ToolName): string | undefined {
   const tool: Tool = TOOLS[name];
-  if (tool.is.startsWith("/"))
-    return fs.existsSync(tool.is) ? undefined : `${tool.is} not found (package ${tool.package})`;
-  // mkfs.vfat lies in /sbin, which a user's PATH may lack.
-  const found = searchPath().some((folder) => fs.existsSync(path.join(folder, tool.is)));
-  return found ? undefined : `${tool.is} not found (package ${tool.package})`;
+  return isThere(tool.is) ? undefined : `${tool.is} not found (package ${tool.package})`;
 }
 
+/** Whether there is this command, or this file when the name is absolute. */
+export function isThere(name: string): boolean {
+  return path.isAbsolute(name)
+    ? fs.existsSync(name)
+    : searchPath().some((folder) => fs.existsSync(path.join(folder, name)));
+}
+
+/** PATH, and where mkfs.vfat lies, which a user's PATH may lack. */
 export function searchPath(): string[] {
   return [...(process.env.PATH ?? "").split(path.delimiter), "/usr/sbin", "/sbin"];
 }
@@ -105,10 +109,10 @@ export function foreign(name: ForeignName): Promise<string> {
 async function findOrFetch(name: ForeignName): Promise<string> {
   const folder = path.join(FOREIGN_FOLDER, name);
   if (!fs.existsSync(folder)) await fetchForeign(name, folder);
-  const found = findIn(folder, FOREIGN[name].wanted);
-  if (found === undefined)
-    throw new AptError(`Cannot find ${FOREIGN[name].wanted} in ${folder}: remove the folder and try again`);
-  return found;
+  const { wanted } = FOREIGN[name];
+  const found = fs.readdirSync(folder, { recursive: true, encoding: "utf8" }).find((file) => wanted.test(file));
+  if (found === undefined) throw new AptError(`Cannot find ${wanted} in ${folder}: remove the folder and try again`);
+  return path.join(folder, found);
 }
 
 async function fetchForeign(name: ForeignName, folder: string): Promise<void> {
@@ -124,38 +128,22 @@ async function fetchForeign(name: ForeignName, folder: string): Promise<void> {
     const unpacked = path.join(temporary, "unpacked");
     await unpackPackage(deb, unpacked);
     fs.rmSync(path.join(unpacked, "lib"), { recursive: true, force: true }); // 300 MB of kernel modules
-    fs.writeFileSync(
-      path.join(unpacked, "VERSION"),
-      `${path.basename(deb, ".deb").split("_").slice(0, 2).join(" ")}\n`,
-    );
+    const [packageName, version] = path.basename(deb).split("_");
+    fs.writeFileSync(path.join(unpacked, "VERSION"), `${packageName} ${version}\n`);
     fs.renameSync(unpacked, folder);
   } finally {
     fs.rmSync(temporary, { recursive: true, force: true });
   }
 }
 
-function findIn(folder: string, wanted: RegExp): string | undefined {
-  const names = fs.readdirSync(folder, { recursive: true, encoding: "utf8" });
-  const found = names.find((name) => wanted.test(name));
-  return found === undefined ? undefined : path.join(folder, found);
-}
-
 /** The packages behind a table, with their versions, as far as they are there. */
 export function toolVersions(): string[] {
-  const installed = packagesToInstall().flatMap((name) => {
-    try {
-      const format = "${Package} ${Version}";
-      return execFileSync("dpkg-query", ["-W", "-f", format, name], {
-        encoding: "utf8",
-        stdio: ["ignore", "pipe", "ignore"],
-      });
-    } catch {
-      return [];
-    }
-  });
-  const unpacked = Object.keys(FOREIGN).flatMap((name) => {
-    const file = path.join(FOREIGN_FOLDER, name, "VERSION");
-    return fs.existsSync(file) ? fs.readFileSync(file, "utf8").trim() : [];
-  });
-  return [...installed, ...unpacked];
+  // It fails when one is not installed, and lists the others.
+  const query = ["-W", "-f", "${db:Status-Status} ${Package} ${Version}\n", ...packagesToInstall()];
+  const { stdout } = spawnSync("dpkg-query", query, { encoding: "utf8" });
+  const installed = [...(stdout ?? "").matchAll(/^installed (.*)$/gm)].map(([, found = ""]) => found);
+  const unpacked = Object.keys(FOREIGN)
+    .map((name) => path.join(FOREIGN_FOLDER, name, "VERSION"))
+    .filter((file) => fs.existsSync(file));
+  return [...installed, ...unpacked.map((file) => fs.readFileSync(file, "utf8").trim())];
 }
