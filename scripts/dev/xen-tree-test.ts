@@ -33,13 +33,14 @@ ${CASES.map(({ name, says }) => `  ${name.padEnd(12)}${says}\n`).join("")}
 Exit status: 0 nothing failed and something passed, 1 otherwise, 2 wrong usage.
 `;
 
-/** What a Xen build runs, and the Debian package of each. */
+/** What a Xen build and install-xen run, and the Debian package of each. */
 const TOOLS: readonly (readonly [string, string])[] = [
   ["make", "make"],
   ["gcc", "gcc"],
   ["ld", "binutils"],
   ["bison", "bison"],
   ["flex", "flex"],
+  ["git", "git"],
   ["python3", "python3"],
   ["tar", "tar"],
   ["xz", "xz-utils"],

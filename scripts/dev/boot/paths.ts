@@ -38,7 +38,7 @@ export interface BootPath {
   media(load: Load): Promise<string[]> | string[];
 }
 
-/** How a loader's configuration, which is ours, begins what it prints; boot-verdict.ts shows the last of it. */
+/** How a loader's configuration, which is ours, begins what it prints; verdict.ts shows the last of it. */
 export const OUR_WORD = "BOOT-TEST";
 /** Printed when the loader has given up. */
 export const GAVE_UP = `${OUR_WORD} the loader gave up`;
