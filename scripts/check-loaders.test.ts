@@ -22,7 +22,7 @@ import { SAMPLES } from "./dev/places.ts";
 import { emitHeader } from "./emit-header.ts";
 import { PROFILES, profileNamed } from "./loaders/profiles.ts";
 import { boots, verdictLine } from "./loaders/rules.ts";
-import type { Outcome, LoaderVerdict } from "./loaders/rules.ts";
+import type { LoaderVerdict } from "./loaders/rules.ts";
 import { parseImage, serializeImage } from "./pe/image.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 import { stripDebug } from "./strip-debug.ts";
@@ -81,7 +81,7 @@ function skipped(what: string): void {
 
 // ---- the verdicts
 
-const LETTERS: Readonly<Record<string, Outcome>> = {
+const LETTERS: Readonly<Record<string, LoaderVerdict["outcome"]>> = {
   ".": "loads",
   w: "loads, with a warning",
   X: "loads, but Xen then stops",
@@ -220,7 +220,7 @@ const PROFILE_OF_PATH: Readonly<Record<string, string>> = {
 };
 
 /** What the outcome that the boot tests expect is called here. */
-function seenAs({ stage, troubles }: ReturnType<typeof expected>): "boots" | Outcome {
+function seenAs({ stage, troubles }: ReturnType<typeof expected>): "boots" | LoaderVerdict["outcome"] {
   if (stage === "refused") return "refuses";
   return stage === "fail" || troubles !== undefined ? "loads, but Xen then stops" : "boots";
 }

@@ -16,30 +16,15 @@ import type { Io } from "./cli/cli.ts";
 import { knownBuilds } from "./dev/known-builds.ts";
 import { MINI_XEN as MINI, SAMPLES } from "./dev/places.ts";
 import { sample } from "./dev/sample/run.ts";
+import { Spoilt, directoryAt, field, magicAt, optionalAt, sectionAt, sectionNamed } from "./dev/spoilt.ts";
 import { emitHeader } from "./emit-header.ts";
 import { imageCheckSum } from "./pe/checksum.ts";
 import { parseImage, serializeImage } from "./pe/image.ts";
-import type { Image } from "./pe/image.ts";
 import { onBytes } from "./pe/transform.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 import { offsetOf, viewOf } from "./tables/fields.ts";
-import type { Row, Structure } from "./tables/fields.ts";
-import {
-  MB1_ADDRESS_HEADER,
-  MB2_ADDRESS_TAG,
-  MB2_ENTRY_ADDRESS_TAG,
-  MB2_HEADER,
-  MB2_RELOCATABLE_TAG,
-} from "./tables/multiboot.ts";
-import {
-  COFF_HEADER,
-  DATA_DIRECTORY,
-  DEBUG_DIRECTORY_ENTRY,
-  DIRECTORY_DEBUG,
-  OPTIONAL_HEADER,
-  SECTION_HEADER,
-  SYMBOL,
-} from "./tables/pe.ts";
+import { MB2_ADDRESS_TAG, MB2_ENTRY_ADDRESS_TAG, MB2_HEADER, MB2_RELOCATABLE_TAG } from "./tables/multiboot.ts";
+import { COFF_HEADER, DIRECTORY_DEBUG, OPTIONAL_HEADER, SECTION_HEADER } from "./tables/pe.ts";
 import { command, verify } from "./verify.ts";
 
 function read(file: string): Uint8Array {
@@ -99,7 +84,7 @@ for (const keep of [false, true]) {
 
   good(`mini-xen without padding behind its header, ${variant}: optional tags are dropped`, () => {
     const original = mini.slice();
-    const text = section(parseImage(mini), ".text").header.pointerToRawData;
+    const text = sectionNamed(parseImage(mini), ".text").header.pointerToRawData;
     for (let at = text + headerEnd(mini); original[at] === 0x90; at++) original[at] = 0;
     assert.match(accepts(original, keep).join("\n"), /no room for the optional tags FRAMEBUFFER/);
   });
@@ -177,98 +162,25 @@ good.run();
 
 // ---- what is spoilt
 
-/** File offset of a structure's field. */
-function field<Rows extends readonly Row[]>(start: number, table: Structure<Rows>, name: Rows[number][0]): number {
-  return start + offsetOf(table, name);
-}
-
-function section(image: Image, name: string): Image["sections"][number] {
-  const found = image.sections.find((s) => s.name === name);
-  if (found === undefined) throw new Error(`no section ${name}`);
-  return found;
-}
-
-function optionalAt(image: Image): number {
-  return image.lfanew + 4 + COFF_HEADER.size;
-}
-
-function directoryAt(image: Image, index: number): number {
-  return optionalAt(image) + OPTIONAL_HEADER.size + index * DATA_DIRECTORY.size;
-}
-
-/** File offset of a section's header. */
-function sectionAt(image: Image, name: string): number {
-  const index = image.sections.indexOf(section(image, name));
-  return optionalAt(image) + image.coff.sizeOfOptionalHeader + index * SECTION_HEADER.size;
-}
-
-/** Offset of a magic in bytes. */
-function magicAt(bytes: Uint8Array, magic: number, from = 0): number {
-  const view = viewOf(bytes);
-  for (let at = from; at + 4 <= bytes.length; at += 4) if (view.getUint32(at, true) === magic) return at;
-  throw new Error(`no magic ${magic.toString(16)}`);
-}
-
 /** Offset in .text behind the untouched Multiboot2 header. */
 function headerEnd(original: Uint8Array): number {
-  const { data } = section(parseImage(original), ".text");
+  const { data } = sectionNamed(parseImage(original), ".text");
   const at = magicAt(data, 0xe85250d6);
   return at + viewOf(data).getUint32(field(at, MB2_HEADER, "headerLength"), true);
 }
 
-/** A good result under the knife. */
-class Patient {
+/** A good result, and what it was made from. */
+class Patient extends Spoilt {
   readonly original: Uint8Array;
-  bytes: Uint8Array;
-  /** As it was before. */
-  readonly image: Image;
-  view: DataView;
 
   constructor(original: Uint8Array, goodResult: Uint8Array) {
+    super(goodResult);
     this.original = original;
-    this.bytes = goodResult.slice();
-    this.image = parseImage(goodResult);
-    this.view = viewOf(this.bytes);
   }
 
-  flip(at: number, mask = 0xff): void {
-    this.view.setUint8(at, this.view.getUint8(at) ^ mask);
-  }
-  set32(at: number, value: number): void {
-    this.view.setUint32(at, value, true);
-  }
-  add32(at: number, value: number): void {
-    this.set32(at, this.view.getUint32(at, true) + value);
-  }
-  optional(name: Parameters<typeof offsetOf<typeof OPTIONAL_HEADER.rows>>[1]): number {
-    return field(optionalAt(this.image), OPTIONAL_HEADER, name);
-  }
-  coff(name: Parameters<typeof offsetOf<typeof COFF_HEADER.rows>>[1]): number {
-    return field(this.image.lfanew + 4, COFF_HEADER, name);
-  }
-  section(of: string, name: Parameters<typeof offsetOf<typeof SECTION_HEADER.rows>>[1]): number {
-    return field(sectionAt(this.image, of), SECTION_HEADER, name);
-  }
-  /** File offset of a section's data. */
-  data(of: string): number {
-    return section(this.image, of).header.pointerToRawData;
-  }
-  mb1(name: Parameters<typeof offsetOf<typeof MB1_ADDRESS_HEADER.rows>>[1]): number {
-    return field(magicAt(this.bytes, 0x1badb002), MB1_ADDRESS_HEADER, name);
-  }
-  mb2(): number {
-    return magicAt(this.bytes, 0xe85250d6);
-  }
-  /** File offset of a tag. */
-  tag(type: number): number {
-    for (let at = this.mb2() + MB2_HEADER.size; ; at += Math.ceil(this.view.getUint32(at + 4, true) / 8) * 8) {
-      if (this.view.getUint16(at, true) === type) return at;
-      if (this.view.getUint16(at, true) === 0) throw new Error(`no tag ${type}`);
-    }
-  }
   /** File offsets of the displacements that relocate-reloc patched. */
   patched(): number[] {
-    const before = section(parseImage(this.original), ".init").data;
+    const before = sectionNamed(parseImage(this.original), ".init").data;
     const start = this.data(".init");
     const found: number[] = [];
     for (let i = 0; i < before.length; i++) {
@@ -286,24 +198,6 @@ class Patient {
     const table = this.data(".reloc");
     const second = table + this.view.getUint32(table + 4, true);
     return second + 8;
-  }
-  symbol(index: number, name: Parameters<typeof offsetOf<typeof SYMBOL.rows>>[1]): number {
-    return field(this.image.coff.pointerToSymbolTable + index * SYMBOL.size, SYMBOL, name);
-  }
-  /** File offset of the first debug directory entry. */
-  debug(name: Parameters<typeof offsetOf<typeof DEBUG_DIRECTORY_ENTRY.rows>>[1]): number {
-    const rva = this.image.directories[6]?.virtualAddress ?? 0;
-    const holder = this.image.sections.find(
-      (s) => rva >= s.header.virtualAddress && rva < s.header.virtualAddress + s.header.virtualSize,
-    );
-    if (holder === undefined) throw new Error("no debug directory");
-    return field(holder.header.pointerToRawData + rva - holder.header.virtualAddress, DEBUG_DIRECTORY_ENTRY, name);
-  }
-  resize(length: number): void {
-    const resized = new Uint8Array(length);
-    resized.set(this.bytes.subarray(0, length));
-    this.bytes = resized;
-    this.view = viewOf(resized);
   }
   fixCheckSum(): void {
     const at = this.optional("checkSum");
@@ -344,7 +238,7 @@ const WITH_DATA = [
 
 const SECTION_DATA: readonly Operation[] = WITH_DATA.map((name) => [
   `a byte in section ${name}`,
-  (p) => p.flip(p.data(name) + Math.floor(section(parseImage(p.original), name).data.length * 0.9), 0x10),
+  (p) => p.flip(p.data(name) + Math.floor(sectionNamed(parseImage(p.original), name).data.length * 0.9), 0x10),
   new RegExp(`\\(section ${name.replaceAll(".", "\\.")} \\+ 0x`),
 ]);
 
@@ -488,12 +382,12 @@ const PADDING: readonly Operation[] = [
   ["data behind the table, in its raw data", (p) => p.flip(p.data(".data.read_mostly") - 1), /section \.reloc/],
   [
     "data behind .data, ahead of .bss",
-    (p) => p.flip(p.data(".data") + section(p.image, ".data").header.virtualSize),
+    (p) => p.flip(p.data(".data") + sectionNamed(p.image, ".data").header.virtualSize),
     /padding behind section \.data at/,
   ],
   [
     "padding of debug data",
-    (p) => p.flip(p.data(".debug_info") + section(p.image, ".debug_info").header.virtualSize),
+    (p) => p.flip(p.data(".debug_info") + sectionNamed(p.image, ".debug_info").header.virtualSize),
     /padding behind section \.debug_info at/,
   ],
   ["the header area behind the section table", (p) => p.flip(0xd00), /header area at offset 0xd00/],
@@ -517,7 +411,7 @@ const REFERENCES: readonly Operation[] = [0, 1, 2, 3].map((i) => [
   (p) => {
     const at = p.patched()[i] ?? 0;
     const before = parseImage(p.original);
-    const start = section(before, ".init").header.pointerToRawData;
+    const start = sectionNamed(before, ".init").header.pointerToRawData;
     p.set32(at, viewOf(p.original).getUint32(at - p.data(".init") + start, true));
   },
   /in a reference to the base relocation table/,
@@ -539,7 +433,7 @@ function patchEnd(p: Patient): void {
   const target = before.directories[5]?.virtualAddress ?? 0;
   const distance = (p.image.directories[5]?.virtualAddress ?? 0) - target;
   for (const name of [".text", ".init"]) {
-    const { data, header } = section(before, name);
+    const { data, header } = sectionNamed(before, name);
     for (let at = 3; at + 4 <= data.length; at++) {
       const displacement = viewOf(data).getInt32(at, true);
       const place = p.data(name) + at;
@@ -580,7 +474,7 @@ const FIXUPS: readonly Operation[] = [
 ];
 
 function parsedTable(file: Uint8Array): Uint8Array {
-  return section(parseImage(file), ".reloc").data;
+  return sectionNamed(parseImage(file), ".reloc").data;
 }
 
 const TABLES: readonly Operation[] = [
@@ -620,11 +514,11 @@ const TABLES: readonly Operation[] = [
 
 function sectionNumber(file: Uint8Array, name: string): number {
   const image = parseImage(file);
-  return image.sections.indexOf(section(image, name)) + 1;
+  return image.sections.indexOf(sectionNamed(image, name)) + 1;
 }
 
 function symbolIn(p: Patient, name: string): number {
-  const number = p.image.sections.indexOf(section(p.image, name)) + 1;
+  const number = p.image.sections.indexOf(sectionNamed(p.image, name)) + 1;
   for (let i = 0; i < p.image.coff.numberOfSymbols; i += 1 + p.view.getUint8(p.symbol(i, "numberOfAuxSymbols"))) {
     if (p.view.getUint16(p.symbol(i, "sectionNumber"), true) === number) return i;
   }
@@ -850,14 +744,14 @@ operations("mini-xen, table kept", mini, kept, [
   ["VirtualSize of .reloc", (p) => p.add32(p.section(".reloc", "virtualSize"), 4), /section \.reloc's VirtualSize/],
   [
     "padding behind the table",
-    (p) => p.flip(p.data(".reloc") + section(p.image, ".reloc").header.virtualSize),
+    (p) => p.flip(p.data(".reloc") + sectionNamed(p.image, ".reloc").header.virtualSize),
     /padding behind section \.reloc/,
   ],
 ]);
 
 bad("a result of a tampered original: everything fits but one byte", () => {
   const tampered = mini.slice();
-  const at = section(parseImage(mini), ".rodata").header.pointerToRawData + 0x40;
+  const at = sectionNamed(parseImage(mini), ".rodata").header.pointerToRawData + 0x40;
   tampered[at] = (tampered[at] ?? 0) ^ 1;
   for (const keep of [false, true])
     rejects(mini, result(tampered, keep), /memory at RVA 0x400040 \(section \.rodata \+ 0x40\)/);

@@ -20,8 +20,8 @@ import { OBSTACLES, obstacles } from "./obstacles.ts";
 import { examine } from "./facts.ts";
 import { profileNamed } from "./profiles.ts";
 import { askLoader } from "./rules.ts";
-import { Spoilt } from "./trials-spoil.ts";
-import type { Edit } from "./trials-spoil.ts";
+import { Spoilt } from "../dev/spoilt.ts";
+import type { Spoil } from "../dev/spoilt.ts";
 import { parseImage, serializeImage } from "../pe/image.ts";
 import { relocateReloc } from "../relocate-reloc.ts";
 
@@ -104,30 +104,30 @@ const GOOD = load("mini-xen", "move");
 const INHERENT = ["no-sbat add-sections", "write-execute null"];
 
 /** One thing spoilt, and what then stands in the way. */
-const SIGNS: readonly (readonly [id: string, edit: Edit])[] = [
-  ["signed --strip-signature", (s) => s.directory(4, { virtualAddress: s.bytes.length - 8, size: 8 })],
-  ["reloc-discardable relocate-reloc", (s) => s.section(".reloc", { characteristics: 0x42000040 })],
-  ["stray-debug align-sections", (s) => s.section(".debug_info", { virtualAddress: 0xc0000000 })],
-  ["not-linear align-sections", (s) => s.section(".rodata", { pointerToRawData: 0x202000 })],
-  ["gaps align-sections", (s) => s.section(".debug_line", { sizeOfRawData: 0x100 })],
-  ["raw-larger align-sections", (s) => s.section(".data", { virtualSize: 0x67, sizeOfRawData: 0x1200 })],
-  ["header-slack align-sections", (s) => s.text(s.tableEnd + 30, "!")],
-  ["size-of-image align-sections", (s) => s.optional({ sizeOfImage: 0xa01000 })],
-  ["size-8 align-sections", (s) => s.append(1)],
+const SIGNS: readonly (readonly [id: string, edit: Spoil])[] = [
+  ["signed --strip-signature", (s) => s.setDirectory(4, { virtualAddress: s.bytes.length - 8, size: 8 })],
+  ["reloc-discardable relocate-reloc", (s) => s.setSection(".reloc", { characteristics: 0x42000040 })],
+  ["stray-debug align-sections", (s) => s.setSection(".debug_info", { virtualAddress: 0xc0000000 })],
+  ["not-linear align-sections", (s) => s.setSection(".rodata", { pointerToRawData: 0x202000 })],
+  ["gaps align-sections", (s) => s.setSection(".debug_line", { sizeOfRawData: 0x100 })],
+  ["raw-larger align-sections", (s) => s.setSection(".data", { virtualSize: 0x67, sizeOfRawData: 0x1200 })],
+  ["header-slack align-sections", (s) => s.setText(s.tableEnd + 30, "!")],
+  ["size-of-image align-sections", (s) => s.setOptional({ sizeOfImage: 0xa01000 })],
+  ["size-8 align-sections", (s) => s.resize(s.bytes.length + 1)],
   ["no-address-tags emit-header", (s) => s.dropTag(2)],
-  ["no-addresses emit-header", (s) => s.mb1({ flags: 3 })],
-  ["nx-claim emit-header", (s) => s.optional({ dllCharacteristics: 0x100 })],
-  ["nx-claim-place emit-header", (s) => s.optional({ dllCharacteristics: 0x100 })],
-  ["reloc-read-only emit-header", (s) => s.word(s.table, 0x200010).entry(10)],
-  ["checksum any step", (s) => s.optional({ checkSum: 1 })],
-  ["no-multiboot2 null", (s) => s.word(s.mb2At, 0)],
-  ["no-multiboot1 null", (s) => s.mb1({ magic: 0 })],
-  ["sections null", (s) => s.section(".rodata", { virtualAddress: 0x3ff000 })],
-  ["beyond-image null", (s) => s.optional({ sizeOfImage: 0x900000 })],
-  ["alignment null", (s) => s.optional({ sectionAlignment: 0x1000 })],
-  ["debug-directory null", (s) => s.directory(6, { size: 0x300000 })],
-  ["relocations null", (s) => s.directory(5, { size: 0 })],
-  ["reloc-read-only-code null", (s) => s.word(s.table, 0x210000).entry(10)],
+  ["no-addresses emit-header", (s) => s.setMb1({ flags: 3 })],
+  ["nx-claim emit-header", (s) => s.setOptional({ dllCharacteristics: 0x100 })],
+  ["nx-claim-place emit-header", (s) => s.setOptional({ dllCharacteristics: 0x100 })],
+  ["reloc-read-only emit-header", (s) => s.set32(s.data(".reloc"), 0x200010).setRelocationType(10)],
+  ["checksum any step", (s) => s.setOptional({ checkSum: 1 })],
+  ["no-multiboot2 null", (s) => s.set32(s.mb2(), 0)],
+  ["no-multiboot1 null", (s) => s.setMb1({ magic: 0 })],
+  ["sections null", (s) => s.setSection(".rodata", { virtualAddress: 0x3ff000 })],
+  ["beyond-image null", (s) => s.setOptional({ sizeOfImage: 0x900000 })],
+  ["alignment null", (s) => s.setOptional({ sectionAlignment: 0x1000 })],
+  ["debug-directory null", (s) => s.setDirectory(6, { size: 0x300000 })],
+  ["relocations null", (s) => s.setDirectory(5, { size: 0 })],
+  ["reloc-read-only-code null", (s) => s.set32(s.data(".reloc"), 0x210000).setRelocationType(10)],
 ];
 
 found("finds nothing in the way of mini-xen but what no step of ours can mend", () => {

@@ -14,8 +14,8 @@ import { askLoader, boots, reasonOf } from "./rules.ts";
 import { efiTrials } from "./trials-efi.ts";
 import { multibootTrials } from "./trials-multiboot.ts";
 import { relocationTrials } from "./trials-relocations.ts";
-import { Spoilt } from "./trials-spoil.ts";
-import type { Edit } from "./trials-spoil.ts";
+import { Spoilt } from "../dev/spoilt.ts";
+import type { Spoil } from "../dev/spoilt.ts";
 import { parseImage } from "../pe/image.ts";
 import { onBytes } from "../pe/transform.ts";
 import { relocateReloc } from "../relocate-reloc.ts";
@@ -25,7 +25,7 @@ const GOOD = onBytes((image) => emitHeader(alignSections(relocateReloc(image, fa
 );
 
 /** New findings over all profiles, by profile. */
-function findings(edit: Edit): Map<string, string[]> {
+function findings(edit: Spoil): Map<string, string[]> {
   const evidence = examine(edit(new Spoilt(GOOD)).bytes);
   return new Map(PROFILES.map((p) => [p.name, askLoader(p, evidence).findings.map((f) => f.rule)]));
 }

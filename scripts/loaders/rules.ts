@@ -5,7 +5,7 @@
 import type { Evidence } from "./facts.ts";
 
 /** What a broken rule means: the loader says no; it loads the image, which then cannot go on; it goes on anyway. */
-export type Kind = "refuse" | "stops" | "warn";
+export type Effect = "refuse" | "stops" | "warn";
 
 /** Why a rule is broken; `args` are the numbers and names in the loader's message, in its order. */
 export interface Trip {
@@ -19,7 +19,7 @@ export type Check = (evidence: Evidence) => Trip | string | undefined;
 export interface Rule {
   /** Names it for tests and for JSON; the same rule of two loaders that share code has the same name. */
   readonly id: string;
-  readonly kind: Kind;
+  readonly kind: Effect;
   /** "repository file:function". */
   readonly source: string;
   /** What is printed, with %d and %x as in the source; empty when nothing is. */
@@ -46,18 +46,22 @@ export interface Profile {
 export interface BrokenRule {
   /** Its id. */
   readonly rule: string;
-  readonly kind: Kind;
+  readonly kind: Effect;
   readonly why: string;
   /** The loader's words for this reason; empty when it has none. */
   readonly says: string;
   readonly source: string;
 }
 
-export type Outcome = "loads" | "loads, with a warning" | "loads, but Xen then stops" | "refuses";
+const OUTCOMES = {
+  refuse: "refuses",
+  stops: "loads, but Xen then stops",
+  warn: "loads, with a warning",
+} as const;
 
 export interface LoaderVerdict {
   readonly loader: string;
-  readonly outcome: Outcome;
+  readonly outcome: "loads" | (typeof OUTCOMES)[Effect];
   /** What is seen on the screen; empty when nothing is, or when it loads. */
   readonly shows: string;
   /** The one that decides comes first, then the others in the order of the loader's work. */
@@ -67,7 +71,7 @@ export interface LoaderVerdict {
 /** The rules of one function of a loader's source, as a table of its own. */
 export function rulesOf(
   source: string,
-  rows: readonly (readonly [id: string, kind: Kind, says: string, check: Check])[],
+  rows: readonly (readonly [id: string, kind: Effect, says: string, check: Check])[],
 ): Rule[] {
   return rows.map(([id, kind, says, check]) => ({ id, kind, source, says, check }));
 }
@@ -90,12 +94,7 @@ export function reasonOf(check: Check, evidence: Evidence): string | undefined {
   return typeof trip === "object" ? trip.why : trip;
 }
 
-const OUTCOMES: Readonly<Record<Kind, Outcome>> = {
-  refuse: "refuses",
-  stops: "loads, but Xen then stops",
-  warn: "loads, with a warning",
-};
-const GRAVEST_FIRST: readonly Kind[] = ["refuse", "stops", "warn"];
+const GRAVEST_FIRST: readonly Effect[] = ["refuse", "stops", "warn"];
 
 /** What a loader makes of an image. */
 export function askLoader(profile: Profile, evidence: Evidence): LoaderVerdict {

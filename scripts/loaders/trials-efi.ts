@@ -2,9 +2,18 @@
 // For tests: what can be wrong with the headers and sections of an image, and which rules of the loader profiles it
 // trips. The numbers are those of mini-xen after the three steps.
 
-import { sectionHeader } from "./trials-spoil.ts";
-import type { Trial } from "./trials-spoil.ts";
+import { sectionHeader } from "../dev/spoilt.ts";
+import type { Spoil } from "../dev/spoilt.ts";
 import { DEBUG_DIRECTORY_ENTRY } from "../tables/pe.ts";
+
+export interface Trial {
+  readonly what: string;
+  readonly edit: Spoil;
+  /** All rules that trip and did not before, over all profiles. */
+  readonly trips: string;
+  /** All that tripped before, and do not any more. */
+  readonly cures?: string;
+}
 
 /** A section that holds some bytes of another. */
 const SBAT = sectionHeader(".sbat\0\0\0", [0x935000, 0x100], [0x602200, 0x200], 0x42000040);
@@ -14,7 +23,7 @@ export function efiTrials(good: Uint8Array, headers: number, image: number): rea
   return [
     {
       what: "SizeOfImage below the section table",
-      edit: (s) => s.optional({ sizeOfImage: 0x200 }),
+      edit: (s) => s.setOptional({ sizeOfImage: 0x200 }),
       trips: `
       pe-table-room pe-headers-size pe-data-outside pe-relocs-outside pe-reloc-target pe-entry-outside
       shim-table-room shim-image-size shim-section-base shim-entry-outside shim-reloc-section
@@ -24,7 +33,7 @@ export function efiTrials(good: Uint8Array, headers: number, image: number): rea
     },
     {
       what: "SizeOfImage below SizeOfHeaders",
-      edit: (s) => s.optional({ sizeOfImage: headers - 0x100 }),
+      edit: (s) => s.setOptional({ sizeOfImage: headers - 0x100 }),
       trips: `
       pe-headers-size pe-data-outside pe-relocs-outside pe-reloc-target pe-entry-outside shim-image-size
       shim-section-base shim-entry-outside shim-reloc-section shim-reloc-target red-hat-entry-outside
@@ -33,12 +42,12 @@ export function efiTrials(good: Uint8Array, headers: number, image: number): rea
     },
     {
       what: "SizeOfImage above 4 GiB less 2 MiB",
-      edit: (s) => s.optional({ sizeOfImage: 0xffffffff }),
+      edit: (s) => s.setOptional({ sizeOfImage: 0xffffffff }),
       trips: "xen-below-4g",
     },
     {
       what: "SizeOfHeaders above SizeOfImage",
-      edit: (s) => s.optional({ sizeOfHeaders: 0x602000, sizeOfImage: 0x602000 }),
+      edit: (s) => s.setOptional({ sizeOfHeaders: 0x602000, sizeOfImage: 0x602000 }),
       trips: `
       pe-headers-size pe-data-in-headers pe-data-outside pe-relocs-outside pe-reloc-target hash-sum
       hash-uneven shim-section-base shim-section-end shim-section-headers shim-hash-sum shim-reloc-section
@@ -48,107 +57,107 @@ export function efiTrials(good: Uint8Array, headers: number, image: number): rea
     },
     {
       what: "Subsystem 9",
-      edit: (s) => s.optional({ subsystem: 9 }),
+      edit: (s) => s.setOptional({ subsystem: 9 }),
       trips: "pe-subsystem peimage-subsystem",
     },
     {
       what: "Subsystem 11",
-      edit: (s) => s.optional({ subsystem: 11 }),
+      edit: (s) => s.setOptional({ subsystem: 11 }),
       trips: "peimage-subsystem",
     },
     {
       what: "RELOCS_STRIPPED",
-      edit: (s) => s.coff({ characteristics: 0x227 }),
+      edit: (s) => s.setCoff({ characteristics: 0x227 }),
       trips: "pe-relocs-stripped shim-relocs-stripped",
     },
     {
       what: "an odd FileAlignment",
-      edit: (s) => s.optional({ fileAlignment: 0x201 }),
+      edit: (s) => s.setOptional({ fileAlignment: 0x201 }),
       trips: "shim-file-alignment",
     },
     {
       what: "SectionAlignment 0x300000",
-      edit: (s) => s.optional({ sectionAlignment: 0x300000 }),
+      edit: (s) => s.setOptional({ sectionAlignment: 0x300000 }),
       trips: "xen-2m peimage-alignment",
     },
     {
       what: "SectionAlignment 0x1000",
-      edit: (s) => s.optional({ sectionAlignment: 0x1000 }),
+      edit: (s) => s.setOptional({ sectionAlignment: 0x1000 }),
       trips: "xen-2m",
     },
     {
       what: "five data directories",
-      edit: (s) => s.directories(5),
+      edit: (s) => s.setDirectoryCount(5),
       trips: "xen-no-relocs shim-reloc-section shim-directories red-hat-directories red-hat-reloc-section",
     },
     {
       what: "five data directories, no .reloc",
-      edit: (s) => s.section(".reloc", { name: ".rel\0\0\0\0" }).directories(5),
+      edit: (s) => s.setSection(".reloc", { name: ".rel\0\0\0\0" }).setDirectoryCount(5),
       trips: "xen-no-relocs shim-directories shim-no-reloc red-hat-directories red-hat-no-reloc",
     },
     {
       what: "a section's data in the headers",
-      edit: (s) => s.section(".debug_info", { pointerToRawData: headers - 0x200 }),
+      edit: (s) => s.setSection(".debug_info", { pointerToRawData: headers - 0x200 }),
       trips: "pe-data-in-headers hash-uneven shim-section-headers red-hat-section-headers peimage-raw-in-headers",
     },
     {
       what: "a section's memory in the headers",
-      edit: (s) => s.section(".debug_info", { virtualAddress: 0 }),
+      edit: (s) => s.setSection(".debug_info", { virtualAddress: 0 }),
       trips: "pe-data-in-headers shim-section-headers red-hat-section-headers peimage-in-headers xen-mb-memory",
     },
     {
       what: "no data, an offset in the headers",
-      edit: (s) => s.section(".debug_info", { sizeOfRawData: 0, pointerToRawData: 0 }),
+      edit: (s) => s.setSection(".debug_info", { sizeOfRawData: 0, pointerToRawData: 0 }),
       trips: "hash-uneven shim-section-headers red-hat-section-headers",
     },
     {
       what: "no data, an offset beyond the file",
-      edit: (s) => s.section(".bss", { pointerToRawData: 0x7fffffff }),
+      edit: (s) => s.setSection(".bss", { pointerToRawData: 0x7fffffff }),
       trips: "peimage-truncated",
     },
     {
       what: "data beyond SizeOfImage",
-      edit: (s) => s.section(".debug_info", { virtualAddress: image }),
+      edit: (s) => s.setSection(".debug_info", { virtualAddress: image }),
       trips: "pe-data-outside peimage-outside peimage-raw-reach",
     },
     {
       what: "data that ends beyond SizeOfImage",
-      edit: (s) => s.section(".debug_info", { virtualAddress: image - 0x10 }),
+      edit: (s) => s.setSection(".debug_info", { virtualAddress: image - 0x10 }),
       trips: "pe-data-outside shim-section-negative red-hat-section-negative peimage-outside peimage-raw-reach",
     },
     {
       what: "data that is not discardable beyond SizeOfImage",
-      edit: (s) => s.section(".data", { virtualAddress: image + 0x1000 }),
+      edit: (s) => s.setSection(".data", { virtualAddress: image + 0x1000 }),
       trips: `
       pe-data-outside u-boot-reloc-target shim-section-base shim-attributes-write shim-nx-write
       red-hat-section-base red-hat-raw-reach peimage-outside peimage-raw-reach`,
     },
     {
       what: "data that is not discardable ends beyond SizeOfImage",
-      edit: (s) => s.section(".data", { virtualAddress: image - 0x10 }),
+      edit: (s) => s.setSection(".data", { virtualAddress: image - 0x10 }),
       trips: `
       pe-data-outside u-boot-reloc-target shim-section-end shim-attributes-write shim-nx-write
       red-hat-section-end red-hat-raw-reach peimage-outside peimage-raw-reach`,
     },
     {
       what: "no data beyond SizeOfImage",
-      edit: (s) => s.add(sectionHeader(".pad\0\0\0\0", [image, 0x1000], [0, 0], 0xc2000080)),
+      edit: (s) => s.addSection(sectionHeader(".pad\0\0\0\0", [image, 0x1000], [0, 0], 0xc2000080)),
       trips: "peimage-outside",
     },
     {
       what: "VirtualSize 0",
-      edit: (s) => s.section(".debug_info", { virtualSize: 0 }),
+      edit: (s) => s.setSection(".debug_info", { virtualSize: 0 }),
       trips: "shim-section-negative red-hat-section-negative peimage-raw-size",
     },
     {
       what: "raw data beyond VirtualSize",
-      edit: (s) => s.section(".data", { virtualSize: 0x67, sizeOfRawData: 0x1200 }),
+      edit: (s) => s.setSection(".data", { virtualSize: 0x67, sizeOfRawData: 0x1200 }),
       trips: "hash-sum hash-uneven shim-hash-sum peimage-raw-size",
     },
     {
       what: "raw data over a section that is loaded before",
       edit: (s) =>
-        s.section(".data.read_mostly", { virtualAddress: 0x801000 }).section(".data", {
+        s.setSection(".data.read_mostly", { virtualAddress: 0x801000 }).setSection(".data", {
           virtualAddress: 0x800800,
           sizeOfRawData: 0x1000,
         }),
@@ -158,42 +167,43 @@ export function efiTrials(good: Uint8Array, headers: number, image: number): rea
     },
     {
       what: "raw data beyond SizeOfImage",
-      edit: (s) => s.optional({ sizeOfImage: 0x934600 }),
+      edit: (s) => s.setOptional({ sizeOfImage: 0x934600 }),
       trips: "peimage-raw-reach",
     },
     {
       what: "a section within a page, NX_COMPAT",
-      edit: (s) => s.optional({ dllCharacteristics: 0x100 }),
+      edit: (s) => s.setOptional({ dllCharacteristics: 0x100 }),
       trips: "peimage-nx-place peimage-nx-section",
       cures: "shim-nx-claim",
     },
     {
       what: "NX_COMPAT, SectionAlignment 0x800",
-      edit: (s) => s.optional({ dllCharacteristics: 0x100, sectionAlignment: 0x800 }),
+      edit: (s) => s.setOptional({ dllCharacteristics: 0x100, sectionAlignment: 0x800 }),
       trips: "xen-2m peimage-nx-page peimage-nx-place peimage-nx-section",
       cures: "shim-nx-claim",
     },
     {
       what: "a second section within a page",
-      edit: (s) => s.section(".rodata", { virtualAddress: 0x400008 }),
+      edit: (s) => s.setSection(".rodata", { virtualAddress: 0x400008 }),
       trips: "xen-mb-memory",
     },
     {
       what: "a certificate table beyond the file",
-      edit: (s) => s.directory(4, { virtualAddress: s.bytes.length, size: 8 }),
+      edit: (s) => s.setDirectory(4, { virtualAddress: s.bytes.length, size: 8 }),
       trips: "pe-certificate certificate-last shim-certificate shim-certificate-last",
       cures: "unsigned",
     },
     {
       what: "a certificate table not at the end",
-      edit: (s) => s.append(0x200).directory(4, { virtualAddress: s.bytes.length - 0x100, size: 8 }),
+      edit: (s) =>
+        s.resize(s.bytes.length + 0x200).setDirectory(4, { virtualAddress: s.bytes.length - 0x100, size: 8 }),
       trips: "certificate-last shim-certificate-last",
       cures: "unsigned",
     },
     {
       what: "a debug directory beyond the file",
       edit: (s) =>
-        s.section(".debug_aranges", { virtualSize: 0x10000 }).directory(6, {
+        s.setSection(".debug_aranges", { virtualSize: 0x10000 }).setDirectory(6, {
           virtualAddress: 0x9344e0 + 0x8000,
           size: 28,
         }),
@@ -206,68 +216,68 @@ export function efiTrials(good: Uint8Array, headers: number, image: number): rea
     },
     {
       what: "a gap in the file",
-      edit: (s) => s.section(".debug_line", { sizeOfRawData: 0x100 }),
+      edit: (s) => s.setSection(".debug_line", { sizeOfRawData: 0x100 }),
       trips: "hash-uneven",
     },
     {
       what: "raw sizes that add up to more than the file",
-      edit: (s) => s.section(".debug_info", { pointerToRawData: 0x1000, sizeOfRawData: 0x600000 }),
+      edit: (s) => s.setSection(".debug_info", { pointerToRawData: 0x1000, sizeOfRawData: 0x600000 }),
       trips: "hash-sum hash-uneven shim-hash-sum peimage-raw-reach peimage-raw-size",
     },
     {
       what: "a file of odd length",
-      edit: (s) => s.append(1),
+      edit: (s) => s.resize(s.bytes.length + 1),
       trips: "hash-padding",
     },
     {
       what: ".sbat",
-      edit: (s) => s.add(SBAT),
+      edit: (s) => s.addSection(SBAT),
       trips: "hash-uneven",
       cures: "shim-no-sbat",
     },
     {
       what: ".sbat with relocations",
-      edit: (s) => s.add({ ...SBAT, numberOfRelocations: 1 }),
+      edit: (s) => s.addSection({ ...SBAT, numberOfRelocations: 1 }),
       trips: "hash-uneven shim-sbat-relocs",
       cures: "shim-no-sbat",
     },
     {
       what: ".sbat that is too short",
-      edit: (s) => s.add({ ...SBAT, virtualSize: 0x300 }),
+      edit: (s) => s.addSection({ ...SBAT, virtualSize: 0x300 }),
       trips: "hash-uneven shim-short-sbat",
       cures: "shim-no-sbat",
     },
     {
       what: "two .sbat",
-      edit: (s) => s.add(SBAT).add(SBAT),
+      edit: (s) => s.addSection(SBAT).addSection(SBAT),
       trips: "hash-uneven shim-two-sbat",
       cures: "shim-no-sbat",
     },
     {
       what: ".config beyond SizeOfImage",
-      edit: (s) => s.add(sectionHeader(".config\0", [image, 0x100], [0, 0], 0xc2000080)),
+      edit: (s) => s.addSection(sectionHeader(".config\0", [image, 0x100], [0, 0], 0xc2000080)),
       trips: "xen-payload peimage-outside",
     },
     {
       what: ".config by a long name",
-      edit: (s) => s.text(s.stringsAt + 36, ".config\0"),
+      edit: (s) => s.setText(s.strings + 36, ".config\0"),
       trips: "xen-payload-name",
     },
     {
       what: "a certificate table",
-      edit: (s) => s.append(8).directory(4, { virtualAddress: good.length, size: 8 }),
+      edit: (s) => s.resize(s.bytes.length + 8).setDirectory(4, { virtualAddress: good.length, size: 8 }),
       trips: "",
       cures: "unsigned",
     },
     {
       what: "NX_COMPAT",
-      edit: (s) => s.optional({ dllCharacteristics: 0x100 }),
+      edit: (s) => s.setOptional({ dllCharacteristics: 0x100 }),
       trips: "peimage-nx-place peimage-nx-section",
       cures: "shim-nx-claim",
     },
     {
       what: "no section writable and executable",
-      edit: (s) => s.section(".init", { characteristics: 0x60000060 }),
+      edit: (s) => s.setSection(".init", { characteristics: 0x60000060 }),
       trips: "shim-attributes-write shim-nx-write",
       cures: "shim-nx-section",
     },
@@ -275,8 +285,8 @@ export function efiTrials(good: Uint8Array, headers: number, image: number): rea
       what: "all sections on pages",
       edit: (s) =>
         s
-          .section(".buildid", { virtualAddress: 0x401000, virtualSize: 0x1ff000, sizeOfRawData: 0x1ff000 })
-          .eachDebug((i) => ({ virtualAddress: 0xa00000 + i * 0x1000 })),
+          .setSection(".buildid", { virtualAddress: 0x401000, virtualSize: 0x1ff000, sizeOfRawData: 0x1ff000 })
+          .setEachDebug((i) => ({ virtualAddress: 0xa00000 + i * 0x1000 })),
       trips: "hash-uneven xen-mb-memory",
       cures: "shim-attributes-place",
     },
@@ -284,9 +294,9 @@ export function efiTrials(good: Uint8Array, headers: number, image: number): rea
       what: "all sections on pages, NX_COMPAT",
       edit: (s) =>
         s
-          .section(".buildid", { virtualAddress: 0x401000, virtualSize: 0x1ff000, sizeOfRawData: 0x1ff000 })
-          .eachDebug((i) => ({ virtualAddress: 0xa00000 + i * 0x1000 }))
-          .optional({ dllCharacteristics: 0x100 }),
+          .setSection(".buildid", { virtualAddress: 0x401000, virtualSize: 0x1ff000, sizeOfRawData: 0x1ff000 })
+          .setEachDebug((i) => ({ virtualAddress: 0xa00000 + i * 0x1000 }))
+          .setOptional({ dllCharacteristics: 0x100 }),
       trips: "hash-uneven peimage-nx-section xen-mb-memory",
       cures: "shim-attributes-place shim-nx-claim",
     },
