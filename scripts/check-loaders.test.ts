@@ -5,46 +5,24 @@
 
 import { Buffer } from "node:buffer";
 import * as fs from "node:fs";
-import * as path from "node:path";
-import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { addSections } from "./add-sections.ts";
-import { alignSections } from "./align-sections.ts";
 import { checkLoaders, command, reportText } from "./check-loaders.ts";
 import type { Report } from "./check-loaders.ts";
 import { runCommand } from "./cli/cli.ts";
 import { PATHS } from "./dev/boot/paths.ts";
 import { MATRIX, expected, goesThrough, subjectName } from "./dev/boot/plan.ts";
-import { knownBuilds } from "./dev/known-builds.ts";
-import { SAMPLES } from "./dev/places.ts";
-import { emitHeader } from "./emit-header.ts";
+import { ABSENT, PRESENT, VARIANTS, fileOf, load, skipped } from "./dev/sample/variants.ts";
+import type { Variant } from "./dev/sample/variants.ts";
 import { PROFILES, profileNamed } from "./loaders/profiles.ts";
 import { boots, verdictLine } from "./loaders/rules.ts";
 import type { LoaderVerdict } from "./loaders/rules.ts";
 import { parseImage, serializeImage } from "./pe/image.ts";
-import { relocateReloc } from "./relocate-reloc.ts";
 import { stripDebug } from "./strip-debug.ts";
 
 const MAIN_BUILD = "4.17.7+13";
-
-type Variant = "untouched" | "move" | "keep";
-const VARIANTS: readonly Variant[] = ["untouched", "move", "keep"];
-
-function fileOf(build: string): string {
-  return build === "mini-xen" ? path.join(SAMPLES, build, `${build}.efi`) : path.join(SAMPLES, "xen", build, "xen.efi");
-}
-
-const builds = ["mini-xen", ...knownBuilds.map((b) => b.id)].filter((build) => fs.existsSync(fileOf(build)));
-const absent = knownBuilds.map((b) => b.id).filter((id) => !builds.includes(id));
-
-/** The file after no step, or after all of them. */
-function load(build: string, variant: Variant): Uint8Array {
-  const original = new Uint8Array(fs.readFileSync(fileOf(build)));
-  if (variant === "untouched") return original;
-  return serializeImage(emitHeader(alignSections(relocateReloc(parseImage(original), variant === "keep"))));
-}
 
 /** Made once; the files themselves are not kept. */
 const reports = new Map<string, Report>();
@@ -72,11 +50,6 @@ function securedVerdict(build: string, variant: Variant, loader: string): Loader
   const report = reports.get(key) ?? checkLoaders(secured());
   reports.set(key, report);
   return report.verdicts.find((v) => v.loader === loader) ?? (assert.unreachable(loader) as never);
-}
-
-/** A test that says so when what it needs is not there. */
-function skipped(what: string): void {
-  process.stdout.write(`skipped: ${what}\n`);
 }
 
 // ---- the verdicts
@@ -122,9 +95,9 @@ const EXCEPTIONS: Readonly<Record<string, string>> = { "4.20.4+39 untouched grub
 
 const table = suite("verdicts");
 
-for (const id of absent) table(`${id}: not there`, () => skipped(`samples/xen/${id} is not there, see make fetch-xen`));
+for (const id of ABSENT) table(`${id}: not there`, () => skipped(`samples/xen/${id} is not there, see make fetch-xen`));
 
-for (const build of builds) {
+for (const build of PRESENT) {
   table(`of ${build}`, () => {
     const rows = TABLE.trim()
       .split("\n")
@@ -165,7 +138,7 @@ const WORDS: Readonly<Record<string, string>> = {
 };
 
 table("come in the loader's own words", () => {
-  if (!builds.includes(MAIN_BUILD)) return skipped(`${MAIN_BUILD} is not there`);
+  if (!PRESENT.includes(MAIN_BUILD)) return skipped(`${MAIN_BUILD} is not there`);
   for (const [loader, words] of Object.entries(WORDS)) {
     assert.is(verdictOf(MAIN_BUILD, "untouched", loader).shows, words);
   }
@@ -228,7 +201,7 @@ function seenAs({ stage, troubles }: ReturnType<typeof expected>): "boots" | Loa
 table("agree with what the loaders were seen to do in the boot tests", () => {
   const paths = PATHS.filter(({ secureBoot }) => secureBoot === undefined || secureBoot === "signed");
   assert.equal(Object.keys(PROFILE_OF_PATH).sort(), paths.map((p) => p.name).sort());
-  for (const subject of MATRIX.filter(({ build }) => builds.includes(build))) {
+  for (const subject of MATRIX.filter(({ build }) => PRESENT.includes(build))) {
     for (const bootPath of paths.filter((candidate) => goesThrough(subject, candidate))) {
       const wanted = expected(subject, bootPath);
       const profile = PROFILE_OF_PATH[bootPath.name] ?? "";

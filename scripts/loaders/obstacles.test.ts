@@ -6,46 +6,25 @@ import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
-import process from "node:process";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { addSections } from "../add-sections.ts";
 import { alignSections } from "../align-sections.ts";
 import { checkLoaders, reportText } from "../check-loaders.ts";
 import { ImageError } from "../cli/errors.ts";
-import { knownBuilds } from "../dev/known-builds.ts";
-import { SAMPLES } from "../dev/places.ts";
-import { emitHeader } from "../emit-header.ts";
-import { OBSTACLES, obstacles } from "./obstacles.ts";
-import { examine } from "./facts.ts";
-import { profileNamed } from "./profiles.ts";
-import { askLoader } from "./rules.ts";
+import { KINDS } from "../dev/sample/run.ts";
+import { PRESENT, VARIANTS, fileOf, load, skipped } from "../dev/sample/variants.ts";
 import { Spoilt } from "../dev/spoilt.ts";
 import type { Spoil } from "../dev/spoilt.ts";
+import { emitHeader } from "../emit-header.ts";
+import { examine } from "./facts.ts";
+import { OBSTACLES, obstacles } from "./obstacles.ts";
+import { profileNamed } from "./profiles.ts";
+import { askLoader } from "./rules.ts";
 import { parseImage, serializeImage } from "../pe/image.ts";
 import { relocateReloc } from "../relocate-reloc.ts";
 
 const MAIN_BUILD = "4.17.7+13";
-
-type Variant = "untouched" | "move" | "keep";
-const VARIANTS: readonly Variant[] = ["untouched", "move", "keep"];
-
-function fileOf(build: string): string {
-  return build === "mini-xen" ? path.join(SAMPLES, build, `${build}.efi`) : path.join(SAMPLES, "xen", build, "xen.efi");
-}
-
-const builds = ["mini-xen", ...knownBuilds.map((b) => b.id)].filter((build) => fs.existsSync(fileOf(build)));
-/** The file after no step, or after all of them. */
-function load(build: string, variant: Variant): Uint8Array {
-  const original = new Uint8Array(fs.readFileSync(fileOf(build)));
-  if (variant === "untouched") return original;
-  return serializeImage(emitHeader(alignSections(relocateReloc(parseImage(original), variant === "keep"))));
-}
-
-/** A test that says so when what it needs is not there. */
-function skipped(what: string): void {
-  process.stdout.write(`skipped: ${what}\n`);
-}
 
 // ---- our own
 
@@ -54,7 +33,7 @@ const found = suite("what stands in the way");
 const idsOf = (bytes: Uint8Array): string[] => obstacles(examine(bytes)).map((o) => `${o.id} ${o.remedy}`);
 
 found("knows what is wrong with an untouched xen.efi, and which step mends it", () => {
-  if (!builds.includes(MAIN_BUILD)) return skipped(`${MAIN_BUILD} is not there`);
+  if (!PRESENT.includes(MAIN_BUILD)) return skipped(`${MAIN_BUILD} is not there`);
   assert.equal(idsOf(load(MAIN_BUILD, "untouched")), [
     "reloc-discardable relocate-reloc",
     "not-linear align-sections",
@@ -80,7 +59,7 @@ found("knows what is wrong with an untouched xen.efi, and which step mends it", 
   assert.match(text, /base relocations in \.init: 60 HIGHLOW, 1641 DIR64/);
 });
 
-for (const build of builds) {
+for (const build of PRESENT.filter((id) => id === "mini-xen" || KINDS.includes(id))) {
   found(`finds ${build} better after each step`, () => {
     const original = parseImage(load(build, "untouched"));
     const relocated = relocateReloc(original, false);
@@ -151,11 +130,8 @@ found("sees each obstacle somewhere, in the order in which the steps remove them
   );
 });
 
-found("sees a debug section that the linker put far out", () => {
-  const id = "4.20.4+63";
-  if (!builds.includes(id)) return skipped(`${id} is not there`);
-  const orphan = load(id, "untouched");
-  new DataView(orphan.buffer, orphan.byteOffset, orphan.byteLength).setUint32(0x414, 0xc0000000, true);
+found("sees a debug section that the linker put far out, for which firmware refuses the image", () => {
+  const orphan = new Spoilt(GOOD).setSection(".debug_info", { virtualAddress: 0xc0000000 }).bytes;
   assert.ok(idsOf(orphan).includes("stray-debug align-sections"));
   const edk2 = askLoader(profileNamed("edk2") ?? (assert.unreachable() as never), examine(orphan));
   assert.equal([edk2.outcome, edk2.shows], ["refuses", "Load Error"]);
@@ -226,7 +202,7 @@ judges("grub-file finds the headers that the profiles find", () => {
 
 judges("objdump counts the same base relocations", () => {
   if (!installed("objdump")) return skipped("no objdump");
-  for (const build of builds) {
+  for (const build of PRESENT) {
     const { stdout, status } = spawnSync("objdump", ["-p", fileOf(build)], { encoding: "utf8", maxBuffer: 1 << 26 });
     assert.is(status, 0, build);
     const counted = (type: string): number => stdout.split("\n").filter((line) => line.endsWith(` ${type}`)).length;
