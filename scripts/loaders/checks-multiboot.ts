@@ -4,17 +4,17 @@
 
 import { Buffer } from "node:buffer";
 import { hex, range } from "../cli/numbers.ts";
+import type { Multiboot2Tag } from "../judge/loads.ts";
 import { differences } from "../judge/memory.ts";
 import { byAddress, roundUp, sectionEnd } from "../judge/read.ts";
 import type { Pe, Section } from "../judge/read.ts";
+import { viewOf } from "../tables/fields.ts";
+import * as mb from "../tables/multiboot.ts";
+import { CNT_UNINITIALIZED_DATA, PAGE_SIZE, SIZE_2M } from "../tables/pe.ts";
 import { onlyIf } from "./checks.ts";
 import { loadOffset, loadSize } from "./facts.ts";
 import type { Evidence, LoadAddresses, MultibootEvidence } from "./facts.ts";
 import type { Check } from "./rules.ts";
-import { viewOf } from "../tables/fields.ts";
-import * as mb from "../tables/multiboot.ts";
-import type { Multiboot2Tag } from "../judge/loads.ts";
-import { CNT_UNINITIALIZED_DATA, PAGE_SIZE, SIZE_2M } from "../tables/pe.ts";
 
 /** A version of Multiboot. */
 export interface Version {

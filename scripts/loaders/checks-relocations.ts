@@ -5,12 +5,12 @@
 import { hex, range } from "../cli/numbers.ts";
 import { hasFlags, sectionAt, sectionEnd } from "../judge/read.ts";
 import type { Pe, Section } from "../judge/read.ts";
+import { DIRECTORY_BASE_RELOCATION, MEM_DISCARDABLE, MEM_READ } from "../tables/pe.ts";
+import type { SectionHeader } from "../tables/pe.ts";
 import { sectionsStoredAs } from "./checks.ts";
 import type { RelocationEvidence } from "./facts.ts";
 import type { Corruption } from "./relocation-table.ts";
 import type { Check } from "./rules.ts";
-import { DIRECTORY_BASE_RELOCATION, MEM_DISCARDABLE, MEM_READ } from "../tables/pe.ts";
-import type { SectionHeader } from "../tables/pe.ts";
 
 // ---- the entry point
 

@@ -6,10 +6,10 @@ import { hex, range } from "../cli/numbers.ts";
 import type { Problem } from "../judge/authenticode.ts";
 import { directoryOf, hasFlags, roundUp, sectionAt, sectionEnd, tableEnd } from "../judge/read.ts";
 import type { Pe, Section } from "../judge/read.ts";
-import type { Evidence } from "./facts.ts";
-import type { Check } from "./rules.ts";
 import { readStructure } from "../tables/fields.ts";
 import * as pe from "../tables/pe.ts";
+import type { Evidence } from "./facts.ts";
+import type { Check } from "./rules.ts";
 
 /** A check that is made only of some images. */
 export function onlyIf(holds: (evidence: Evidence) => boolean, check: Check): Check {

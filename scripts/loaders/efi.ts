@@ -3,13 +3,13 @@
 // asks for. Read from the sources named in each table; the words are those of the source, or of the built loader.
 // Firmware says no with a status and nothing else, which whoever called it prints: EFI_UNSUPPORTED is "Unsupported".
 
-import { sectionEnd } from "../judge/read.ts";
-import * as check from "./checks.ts";
-import * as reloc from "./checks-relocations.ts";
 import { hex, range } from "../cli/numbers.ts";
+import { sectionEnd } from "../judge/read.ts";
+import { SIZE_2M } from "../tables/pe.ts";
+import * as reloc from "./checks-relocations.ts";
+import * as check from "./checks.ts";
 import { profile, rulesOf } from "./rules.ts";
 import type { Check, Profile, Rule } from "./rules.ts";
-import { SIZE_2M } from "../tables/pe.ts";
 
 // ---- Xen
 

@@ -10,12 +10,12 @@ import { MULTIBOOT1, MULTIBOOT2, findHeader, multiboot2Tags } from "../judge/loa
 import type { Multiboot2Tag } from "../judge/loads.ts";
 import { hasFlags, readPe } from "../judge/read.ts";
 import type { Pe } from "../judge/read.ts";
-import { ABSOLUTE, entriesOf, sectionFinder, walkRelocations } from "./relocation-table.ts";
-import type { CorruptBlock } from "./relocation-table.ts";
 import { readStructure } from "../tables/fields.ts";
 import type { Fields } from "../tables/fields.ts";
 import * as mb from "../tables/multiboot.ts";
 import { MEM_WRITE } from "../tables/pe.ts";
+import { ABSOLUTE, entriesOf, sectionFinder, walkRelocations } from "./relocation-table.ts";
+import type { CorruptBlock } from "./relocation-table.ts";
 
 export interface Evidence {
   readonly image: Pe;

@@ -2,13 +2,13 @@
 // Profiles of what loads Xen by a Multiboot header. No loader notices when it puts the wrong bytes in the right place,
 // so what Xen needs of its memory is a rule of each.
 
+import { MB1_SEARCH } from "../tables/multiboot.ts";
 import * as mb from "./checks-multiboot.ts";
 import { version1, version2 } from "./checks-multiboot.ts";
 import type { Version } from "./checks-multiboot.ts";
 import { profile, rulesOf } from "./rules.ts";
 import type { Check, Profile, Rule } from "./rules.ts";
 import { SHIM_LOAD } from "./shim.ts";
-import { MB1_SEARCH } from "../tables/multiboot.ts";
 
 // ---- Xen
 

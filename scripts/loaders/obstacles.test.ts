@@ -17,12 +17,12 @@ import { PRESENT, VARIANTS, fileOf, load, skipped } from "../dev/sample/variants
 import { Spoilt } from "../dev/spoilt.ts";
 import type { Spoil } from "../dev/spoilt.ts";
 import { emitHeader } from "../emit-header.ts";
+import { parseImage, serializeImage } from "../pe/image.ts";
+import { relocateReloc } from "../relocate-reloc.ts";
 import { examine } from "./facts.ts";
 import { OBSTACLES, obstacles } from "./obstacles.ts";
 import { profileNamed } from "./profiles.ts";
 import { askLoader } from "./rules.ts";
-import { parseImage, serializeImage } from "../pe/image.ts";
-import { relocateReloc } from "../relocate-reloc.ts";
 
 const MAIN_BUILD = "4.17.7+13";
 

@@ -8,6 +8,9 @@ import { checkSum } from "../judge/checksum.ts";
 import { loadByFirmware } from "../judge/loads.ts";
 import { directoryOf, optionalAt, sectionAt, sectionEnd, tableEnd } from "../judge/read.ts";
 import type { Pe, Section } from "../judge/read.ts";
+import { offsetOf, readStructure } from "../tables/fields.ts";
+import { MB2_HEADER } from "../tables/multiboot.ts";
+import * as pe from "../tables/pe.ts";
 import * as mb from "./checks-multiboot.ts";
 import * as reloc from "./checks-relocations.ts";
 import * as check from "./checks.ts";
@@ -17,9 +20,6 @@ import type { Evidence } from "./facts.ts";
 import { reasonOf } from "./rules.ts";
 import type { Check } from "./rules.ts";
 import { noSbat } from "./shim.ts";
-import { offsetOf, readStructure } from "../tables/fields.ts";
-import { MB2_HEADER } from "../tables/multiboot.ts";
-import * as pe from "../tables/pe.ts";
 
 export type Remedy =
   "relocate-reloc" | "align-sections" | "emit-header" | "any step" | "add-sections" | "--strip-signature" | null;

@@ -7,18 +7,18 @@ import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { alignSections } from "../align-sections.ts";
 import { MINI_XEN as MINI } from "../dev/places.ts";
+import { Spoilt } from "../dev/spoilt.ts";
+import type { Spoil } from "../dev/spoilt.ts";
 import { emitHeader } from "../emit-header.ts";
+import { parseImage } from "../pe/image.ts";
+import { onBytes } from "../pe/transform.ts";
+import { relocateReloc } from "../relocate-reloc.ts";
 import { examine } from "./facts.ts";
 import { PROFILES } from "./profiles.ts";
 import { askLoader, boots, reasonOf } from "./rules.ts";
 import { efiTrials } from "./trials-efi.ts";
 import { multibootTrials } from "./trials-multiboot.ts";
 import { relocationTrials } from "./trials-relocations.ts";
-import { Spoilt } from "../dev/spoilt.ts";
-import type { Spoil } from "../dev/spoilt.ts";
-import { parseImage } from "../pe/image.ts";
-import { onBytes } from "../pe/transform.ts";
-import { relocateReloc } from "../relocate-reloc.ts";
 
 const GOOD = onBytes((image) => emitHeader(alignSections(relocateReloc(image, false))))(
   new Uint8Array(fs.readFileSync(MINI)),

@@ -2,10 +2,10 @@
 // Profiles of the loaders that do firmware's work themselves: shim, Red Hat's GRUB, and Debian's and Ubuntu's GRUB
 // (peimage). Read from their sources; the words are those of the source, or of the built loader.
 
-import type { Pe, Section } from "../judge/read.ts";
-import * as check from "./checks.ts";
-import * as reloc from "./checks-relocations.ts";
 import { hex } from "../cli/numbers.ts";
+import type { Pe, Section } from "../judge/read.ts";
+import * as reloc from "./checks-relocations.ts";
+import * as check from "./checks.ts";
 import { XEN_EFI, XEN_WITHOUT_DISCARDABLE } from "./efi.ts";
 import { profile, rulesOf } from "./rules.ts";
 import type { Check, Profile, Rule } from "./rules.ts";

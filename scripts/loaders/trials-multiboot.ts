@@ -2,8 +2,8 @@
 // For tests: what can be wrong with an image's Multiboot headers, and which rules of the loader profiles it trips. The
 // numbers are those of mini-xen after the three steps.
 
-import type { Trial } from "./trials-efi.ts";
 import { MB2_ENTRY_ADDRESS_TAG, MB2_RELOCATABLE_TAG, MB2_TAG } from "../tables/multiboot.ts";
+import type { Trial } from "./trials-efi.ts";
 
 export function multibootTrials(good: Uint8Array): readonly Trial[] {
   return [

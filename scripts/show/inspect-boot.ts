@@ -5,10 +5,10 @@
 import { Buffer } from "node:buffer";
 import { attempt } from "../cli/errors.ts";
 import { hex } from "../cli/numbers.ts";
-import { byAddress, definedSymbols, hasFlags, sectionAt } from "../pe/image.ts";
-import type { Image } from "../pe/image.ts";
 import { ABSOLUTE, entriesOf, walkRelocations } from "../loaders/relocation-table.ts";
 import type { RelocationEntry } from "../loaders/relocation-table.ts";
+import { byAddress, definedSymbols, hasFlags, sectionAt } from "../pe/image.ts";
+import type { Image } from "../pe/image.ts";
 import { readStructure, structure, viewOf } from "../tables/fields.ts";
 import * as mb from "../tables/multiboot.ts";
 import * as pe from "../tables/pe.ts";
