@@ -17,11 +17,13 @@ import { KINDS, builds, differences, once, run, sample } from "./dev/sample/run.
 import { emitHeader } from "./emit-header.ts";
 import { boots } from "./loaders/rules.ts";
 import { authenticode } from "./judge/authenticode.ts";
-import { parseImage, sectionEnd, serializeImage } from "./pe/image.ts";
+import { parseImage } from "./pe/parse.ts";
+import { serializeImage } from "./pe/serialize.ts";
+import { loadSpan, whyNotLinear } from "./xen/span.ts";
+import { sectionEnd } from "./pe/image.ts";
 import type { Image } from "./pe/image.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 import { verify } from "./verify.ts";
-import { loadSpan, whyNotLinear } from "./xen/xen.ts";
 
 const bytesOf = (length: number, seed: number): Uint8Array =>
   Uint8Array.from({ length }, (_, i) => (i * seed + (i >> 7)) & 0xff);

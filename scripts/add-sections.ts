@@ -16,40 +16,24 @@
 
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
-import * as fs from "node:fs";
-import { aboutFile, displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts";
-import type { Command } from "./cli/cli.ts";
-import { FileError, UsageError } from "./cli/errors.ts";
+import { aboutFile, displayName, readInput, refuseSameFile, runIfMain, sayOn, silent, writeOutput } from "./cli/cli.ts";
+import type { Command, Io, Say } from "./cli/cli.ts";
+import { UsageError, failing } from "./cli/errors.ts";
+import type { Fail } from "./cli/errors.ts";
 import { hex, printable, range } from "./cli/numbers.ts";
-import {
-  byAddress,
-  checkSections,
-  definedSymbols,
-  hasFlags,
-  parseImage,
-  roundUp,
-  sectionEnd,
-  serializeImage,
-  sortSectionTable,
-  withHeader,
-} from "./pe/image.ts";
+import { byAddress, hasFlags, roundUp, sectionEnd, withHeader } from "./pe/image.ts";
 import type { Image, Section } from "./pe/image.ts";
-import {
-  failing,
-  isLinear,
-  layOutLinear,
-  layOutPacked,
-  refuseUnmovable,
-  repairStraySections,
-  withSections,
-} from "./xen/layout.ts";
+import { parseImage } from "./pe/parse.ts";
 import { hasSbatComponent, sbatFault } from "./pe/sbat.ts";
-import { sayOn, silent, stripSignature } from "./pe/transform.ts";
-import type { Say } from "./pe/transform.ts";
-import { CNT_INITIALIZED_DATA, CNT_UNINITIALIZED_DATA, DIRECTORY_CERTIFICATE, MEM_READ } from "./tables/pe.ts";
+import { sortSectionTable } from "./pe/serialize.ts";
+import { definedSymbols } from "./pe/symbols.ts";
+import { onBytes, unsigned } from "./pe/transform.ts";
+import * as pe from "./tables/pe.ts";
+import { layOut, layoutOf } from "./xen/layout.ts";
 import { findMultiboot1 } from "./xen/multiboot.ts";
-import { loadSpan } from "./xen/xen.ts";
-import type { LoadSpan } from "./xen/xen.ts";
+import { readyForLayout, withSections } from "./xen/sections.ts";
+import { loadSpan } from "./xen/span.ts";
+import type { LoadSpan } from "./xen/span.ts";
 
 const USAGE = `Usage: add-sections.ts IN OUT [--section NAME=FILE]... [--remove NAME]... [--strip-signature]
        add-sections.ts IN --list
@@ -73,7 +57,9 @@ const SBAT = ".sbat";
 const MOST_NAME = 8;
 /** Names that mean something to the steps, to firmware or to Xen's build: as a payload's they would mislead. */
 const RESERVED_NAME = /^\.(text|rodata|buildid|init|data|bss|reloc|pad|z?debug_)/;
-const PAYLOAD_FLAGS = CNT_INITIALIZED_DATA | MEM_READ;
+const PAYLOAD_FLAGS = pe.CNT_INITIALIZED_DATA | pe.MEM_READ;
+
+const fail: Fail = failing(ACTION);
 
 export interface Payload {
   readonly name: string;
@@ -86,7 +72,7 @@ export interface Payload {
  * @throws ImageError when Xen would not find them, or when the image cannot be changed so
  */
 export function addSections(input: Image, payloads: readonly Payload[], say: Say = silent): Image {
-  const { image, span } = prepared(input, say);
+  const { image, span } = readyForLayout(input, ACTION, say);
   checkPayloads(image, span, payloads, say);
   const replaced = new Map<Section, Section>();
   const added: Section[] = [];
@@ -95,14 +81,11 @@ export function addSections(input: Image, payloads: readonly Payload[], say: Say
   const place = (payload: Payload): Section => {
     const section = newSection(payload, roundUp(end, image.optional.sectionAlignment));
     end = sectionEnd(section);
-    if (end > 2 ** 32)
-      failing(ACTION)(
-        `section ${payload.name} would be at ${range(section.header.virtualAddress, end)}, needed below 4 GiB`,
-      );
+    const where = range(section.header.virtualAddress, end);
+    if (end > pe.ADDRESS_SPACE) fail(`section ${payload.name} would be at ${where}, needed below 4 GiB`);
     // A data directory that led nowhere must not lead into the payload.
     if (!isPayload(image, section, span)) {
-      const where = range(section.header.virtualAddress, end);
-      failing(ACTION)(`a data directory points into ${where}, where section ${payload.name} would be, needed none`);
+      fail(`a data directory points into ${where}, where section ${payload.name} would be, needed none`);
     }
     return section;
   };
@@ -116,8 +99,7 @@ export function addSections(input: Image, payloads: readonly Payload[], say: Say
 
 /** The image without these sections. @throws ImageError when there is none of a name, or when it is one of Xen's own */
 export function removeSections(input: Image, names: readonly string[], say: Say = silent): Image {
-  const { image, span } = prepared(input, say);
-  const fail = failing(ACTION);
+  const { image, span } = readyForLayout(input, ACTION, say);
   const gone = names.map((name) => {
     const section = image.sections.find((s) => s.name === name);
     if (section === undefined) return fail(`there is no section ${name} to remove`);
@@ -145,21 +127,18 @@ export function payloadSections(image: Image): Section[] {
 
 // ---- what is there
 
-function prepared(input: Image, say: Say): { image: Image; span: LoadSpan } {
-  checkSections(input, ACTION);
-  refuseUnmovable(input, ACTION);
-  const image = sortSectionTable(repairStraySections(input, ACTION, say));
-  return { image, span: loadSpan(image, ACTION) };
-}
-
 /** Data behind everything that Xen and the loaders know: no DWARF, and nothing that the headers point to. */
 function isPayload(image: Image, section: Section, span: LoadSpan): boolean {
   const { virtualAddress } = section.header;
-  if (virtualAddress < span.bssStart || hasFlags(section, CNT_UNINITIALIZED_DATA) || RESERVED_NAME.test(section.name))
+  if (
+    virtualAddress < span.bssStart ||
+    hasFlags(section, pe.CNT_UNINITIALIZED_DATA) ||
+    RESERVED_NAME.test(section.name)
+  )
     return false;
   return !image.directories.some(
     (d, i) =>
-      i !== DIRECTORY_CERTIFICATE &&
+      i !== pe.DIRECTORY_CERTIFICATE &&
       d.size !== 0 &&
       d.virtualAddress >= virtualAddress &&
       d.virtualAddress < sectionEnd(section),
@@ -169,7 +148,6 @@ function isPayload(image: Image, section: Section, span: LoadSpan): boolean {
 // ---- what is refused or warned of
 
 function checkPayloads(image: Image, span: LoadSpan, payloads: readonly Payload[], say: Say): void {
-  const fail = failing(ACTION);
   const seen = new Set<string>();
   for (const { name, data } of payloads) {
     const shown = printable(name);
@@ -195,7 +173,7 @@ function checkPayloads(image: Image, span: LoadSpan, payloads: readonly Payload[
 
 function checkSbat(data: Uint8Array, say: Say): void {
   const fault = sbatFault(data);
-  if (fault !== undefined) failing(ACTION)(`${SBAT} is no SBAT table: ${fault}`);
+  if (fault !== undefined) fail(`${SBAT} is no SBAT table: ${fault}`);
   if (!hasSbatComponent(data))
     say(`warning: section ${SBAT} names no component but itself: shim can revoke nothing by it`);
 }
@@ -243,48 +221,31 @@ function inPlaceOf(image: Image, old: Section, { data }: Payload): Section | und
   const { virtualAddress } = old.header;
   const next = image.sections.find((s) => s.header.virtualAddress > virtualAddress);
   // Behind the last one there is as much room as memory has.
-  if (virtualAddress + data.length > (next?.header.virtualAddress ?? 2 ** 32)) return undefined;
+  if (virtualAddress + data.length > (next?.header.virtualAddress ?? pe.ADDRESS_SPACE)) return undefined;
   return withHeader(old, { virtualSize: data.length }, data);
 }
 
 function finished(before: Image, span: LoadSpan, sections: readonly Section[]): Image {
   const image = sortSectionTable(withSections(before, sections, ACTION));
-  const linear = isLinear(before, span);
-  const result = (linear ? layOutLinear : layOutPacked)(image, span, ACTION);
-  requireMultiboot1InPlace(before, result, linear);
+  const layout = layoutOf(before, span);
+  const result = layOut(image, span, layout, ACTION);
+  // The Multiboot1 header says where in memory the file begins: it holds for one size of the header area only.
+  const [was, is] = [before.optional.sizeOfHeaders, result.optional.sizeOfHeaders];
+  if (layout === "linear" && was !== is && findMultiboot1(before.background.subarray(0, was)) !== undefined) {
+    const why = "and the Multiboot1 header at its end would not be right";
+    fail(`the header area would grow from ${hex(was)} to ${hex(is)} bytes, ${why}; add sections before emit-header`);
+  }
   return result;
-}
-
-/** The Multiboot1 header says where in memory the file begins: it holds for one size of the header area only. */
-function requireMultiboot1InPlace(before: Image, after: Image, linear: boolean): void {
-  const [was, is] = [before.optional.sizeOfHeaders, after.optional.sizeOfHeaders];
-  if (!linear || was === is || findMultiboot1(before.background.subarray(0, was)) === undefined) return;
-  const why = "and the Multiboot1 header at its end would not be right";
-  failing(ACTION)(
-    `the header area would grow from ${hex(was)} to ${hex(is)} bytes, ${why}; add sections before emit-header`,
-  );
 }
 
 // ---- the command
 
-/** ".kernel=vmlinuz" */
-function payload(argument: string): Payload {
-  const [name = "", file = ""] = [argument.slice(0, argument.indexOf("=")), argument.slice(argument.indexOf("=") + 1)];
-  if (!argument.includes("=") || name === "" || file === "")
-    throw new UsageError(`--section '${argument}' is not NAME=FILE`);
-  return { name, data: readPayload(file) };
-}
-
-/** Not readInput, which reads no further where a file is no image: most of these are none. */
-function readPayload(file: string): Uint8Array {
-  try {
-    const bytes = fs.readFileSync(file);
-    return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  } catch (error) {
-    // "ENOENT: no such file or directory, open 'x'": the words between code and call.
-    const message = (error as Error).message;
-    throw new FileError(file, `Cannot read: ${/^\w+: ([^,]+)/.exec(message)?.[1] ?? message}`);
-  }
+/** @param argument ".kernel=vmlinuz" */
+function payload(argument: string, io: Io): Payload {
+  const equals = argument.indexOf("=");
+  const [name, file] = [argument.slice(0, equals), argument.slice(equals + 1)];
+  if (equals < 1 || file === "") throw new UsageError(`--section '${argument}' is not NAME=FILE`);
+  return { name, data: readInput(file, io) };
 }
 
 function listed(name: string, image: Image): string {
@@ -322,13 +283,17 @@ export const command: Command = {
     refuseSameFile(input, output);
     const say = sayOn(io, input);
     const bytes = readInput(input, io);
-    const payloads = add.map((argument) => payload(argument));
-    const result = aboutFile(input, () => {
-      const image = parseImage(values["strip-signature"] === true ? stripSignature(bytes) : bytes);
+    const payloads = add.map((argument) => payload(argument, io));
+    const change = (signed: Image): Image => {
+      const image = unsigned(signed, values);
       const smaller = remove.length === 0 ? image : removeSections(image, remove, say);
-      return serializeImage(payloads.length === 0 ? smaller : addSections(smaller, payloads, say));
-    });
-    writeOutput(output, result, io);
+      return payloads.length === 0 ? smaller : addSections(smaller, payloads, say);
+    };
+    writeOutput(
+      output,
+      aboutFile(input, () => onBytes(change)(bytes)),
+      io,
+    );
     return 0;
   },
 };

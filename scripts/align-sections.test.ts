@@ -10,7 +10,8 @@ import { ImageError } from "./cli/errors.ts";
 import { alwaysTrue, readFacts } from "./dev/sample/facts.ts";
 import type { Facts } from "./dev/sample/facts.ts";
 import { KINDS, builds, differences, once, sample } from "./dev/sample/run.ts";
-import { parseImage, serializeImage } from "./pe/image.ts";
+import { parseImage } from "./pe/parse.ts";
+import { serializeImage } from "./pe/serialize.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 
 const relocated = (bytes: Uint8Array, keep: boolean): Uint8Array =>

@@ -20,13 +20,12 @@
 // Multiboot copies one range of the file to one range of memory, so the gaps between sections must be in the file; only
 // the 2 MiB below `first` need not be. A section's raw data reaches to the next section's RVA.
 
-import { runIfMain } from "./cli/cli.ts";
-import { checkSections, sortSectionTable } from "./pe/image.ts";
+import { runIfMain, silent } from "./cli/cli.ts";
+import type { Say } from "./cli/cli.ts";
 import type { Image } from "./pe/image.ts";
-import { layOutLinear, refuseUnmovable, repairStraySections } from "./xen/layout.ts";
-import { onBytes, silent, stripSignature, transformCommand } from "./pe/transform.ts";
-import type { Say } from "./pe/transform.ts";
-import { loadSpan } from "./xen/xen.ts";
+import { transformCommand } from "./pe/transform.ts";
+import { layOut } from "./xen/layout.ts";
+import { readyForLayout } from "./xen/sections.ts";
 
 const USAGE = `Usage: align-sections.ts IN OUT [--strip-signature]
 
@@ -46,14 +45,12 @@ const ACTION = "align sections";
  * @throws ImageError when the image cannot be, or when something would be lost
  */
 export function alignSections(input: Image, say: Say = silent): Image {
-  checkSections(input, ACTION);
-  refuseUnmovable(input, ACTION);
-  const image = sortSectionTable(repairStraySections(input, ACTION, say));
-  return layOutLinear(image, loadSpan(image, ACTION), ACTION);
+  const { image, span } = readyForLayout(input, ACTION, say);
+  return layOut(image, span, "linear", ACTION);
 }
 
-export const command = transformCommand(USAGE, { "strip-signature": { type: "boolean" } }, (bytes, values, say) =>
-  onBytes((image) => alignSections(image, say))(values["strip-signature"] === true ? stripSignature(bytes) : bytes),
+export const command = transformCommand(USAGE, { "strip-signature": { type: "boolean" } }, (image, _values, say) =>
+  alignSections(image, say),
 );
 
 runIfMain(import.meta.url, command);

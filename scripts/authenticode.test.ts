@@ -20,7 +20,8 @@ import { TOP } from "./dev/places.ts";
 import { makeSample } from "./dev/sample/text.ts";
 import { emitHeader } from "./emit-header.ts";
 import { authenticode, authenticodeDigests } from "./judge/authenticode.ts";
-import { parseImage, serializeImage } from "./pe/image.ts";
+import { parseImage } from "./pe/parse.ts";
+import { serializeImage } from "./pe/serialize.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 
 const MINI_XEN = path.join(TOP, "samples/mini-xen/mini-xen.efi");

@@ -19,7 +19,8 @@ import type { Variant } from "./dev/sample/variants.ts";
 import { PROFILES, profileNamed } from "./loaders/profiles.ts";
 import { boots, verdictLine } from "./loaders/rules.ts";
 import type { LoaderVerdict } from "./loaders/rules.ts";
-import { parseImage, serializeImage } from "./pe/image.ts";
+import { parseImage } from "./pe/parse.ts";
+import { serializeImage } from "./pe/serialize.ts";
 import { stripDebug } from "./strip-debug.ts";
 
 const MAIN_BUILD = "4.17.7+13";

@@ -9,7 +9,8 @@ import { ImageError } from "./cli/errors.ts";
 import { alwaysTrue, lookUp, readFacts } from "./dev/sample/facts.ts";
 import { KINDS, builds, differences, once, sample } from "./dev/sample/run.ts";
 import { emitHeader } from "./emit-header.ts";
-import { parseImage, serializeImage } from "./pe/image.ts";
+import { parseImage } from "./pe/parse.ts";
+import { serializeImage } from "./pe/serialize.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 
 const prepared = (bytes: Uint8Array, keep: boolean): Uint8Array =>

@@ -15,52 +15,25 @@
 // header must not lie below it. Multiboot1: that form needs 32 bytes which .text has not got, so it lies at the end of the
 // header area, which is loaded along, below the image: Multiboot1 loads at fixed addresses, and .text stays aligned.
 
-import { runIfMain } from "./cli/cli.ts";
-import { ImageError } from "./cli/errors.ts";
+import { runIfMain, silent } from "./cli/cli.ts";
+import type { Say } from "./cli/cli.ts";
+import { failing } from "./cli/errors.ts";
+import type { Fail } from "./cli/errors.ts";
 import { hex, range } from "./cli/numbers.ts";
-import {
-  checkSections,
-  hasFlags,
-  isStrayDebug,
-  roundUp,
-  sectionEnd,
-  sectionTableEnd,
-  sortSectionTable,
-  symbolsNamed,
-} from "./pe/image.ts";
+import { hasFlags, isStrayDebug, roundUp, sectionAt, sectionEnd, sectionTableEnd } from "./pe/image.ts";
 import type { Image, Section } from "./pe/image.ts";
-import { onBytes, silent, transformCommand } from "./pe/transform.ts";
-import type { Say } from "./pe/transform.ts";
+import { requireMovable } from "./pe/movable.ts";
+import { sortSectionTable } from "./pe/serialize.ts";
+import { definedSymbols } from "./pe/symbols.ts";
+import { transformCommand } from "./pe/transform.ts";
 import { readStructure, viewOf, writeStructure } from "./tables/fields.ts";
-import {
-  MB1_ADDRESS_HEADER,
-  MB1_AOUT_KLUDGE,
-  MB1_HEADER,
-  MB1_MAGIC,
-  MB1_VIDEO_MODE,
-  MB2_ADDRESS,
-  MB2_ADDRESS_TAG,
-  MB2_ALIGN,
-  MB2_ARCHITECTURE_I386,
-  MB2_CONSOLE_FLAGS,
-  MB2_END,
-  MB2_ENTRY_ADDRESS,
-  MB2_ENTRY_ADDRESS_TAG,
-  MB2_FRAMEBUFFER,
-  MB2_HEADER,
-  MB2_MAGIC,
-  MB2_RELOCATABLE,
-  MB2_RELOCATABLE_TAG,
-  MB2_SEARCH,
-  MB2_TAG,
-  MB2_TAG_NAMES,
-  MB2_TAG_OPTIONAL,
-} from "./tables/multiboot.ts";
-import { DIRECTORY_DEBUG, MEM_EXECUTE, MEM_WRITE, NX_COMPAT, PAGE_SIZE, SECTION_HEADER, SIZE_2M } from "./tables/pe.ts";
+import * as mb from "./tables/multiboot.ts";
+import * as pe from "./tables/pe.ts";
 import { findMultiboot1, findMultiboot2, multiboot2Tags, multibootChecksum } from "./xen/multiboot.ts";
 import type { Multiboot2Tag } from "./xen/multiboot.ts";
-import { fixupSize, loadSpan, relocationDirectory, relocationLists, whyNotLinear } from "./xen/xen.ts";
-import type { LoadSpan } from "./xen/xen.ts";
+import { baseRelocations, relocationDirectory } from "./xen/relocations.ts";
+import { MULTIBOOT1_ROOM, SPARE_HEADERS, loadSpan, whyNotLinear } from "./xen/span.ts";
+import type { LoadSpan } from "./xen/span.ts";
 
 const USAGE = `Usage: emit-header.ts IN OUT
 
@@ -74,60 +47,51 @@ Next: verify.ts. Exit status: 0 done, 1 image unsuitable, 2 wrong usage.
 
 const ACTION = "write the Multiboot headers";
 /** What counts as padding behind the old header: NOP and INT3. Anything else, zeros included, is content. */
-const PADDING: readonly number[] = [0x90, 0xcc];
-/** The Multiboot1 header ends so far from the end of the header area … */
-const MB1_FROM_END = 64;
-/** … or from here, if that comes first: QEMU wants the header to begin below 8192 - 48 (hw/i386/multiboot.c). */
+const NOP = 0x90;
+const INT3 = 0xcc;
+/** The Multiboot1 header's room ends with the header area, or here if that comes first: QEMU wants the header to begin below 8192 - 48 (hw/i386/multiboot.c). */
 const MB1_AREA_END = 8064;
-/** Room left behind the section table for tools that append section headers in place. */
-const SPARE_BYTES = 16 * SECTION_HEADER.size;
 /** Page-align modules, and memory information: what Xen's own Multiboot1 header asks for. */
-const MB1_FLAGS = MB1_AOUT_KLUDGE | 3;
+const MB1_FLAGS = mb.MB1_AOUT_KLUDGE | 3;
 /** Xen's headers ask for a load address on such a boundary, and its page tables need it. */
-const NEEDED_ALIGN = SIZE_2M;
+const NEEDED_ALIGN = pe.SIZE_2M;
+
+const fail: Fail = failing(ACTION);
 
 /**
  * Writes both headers.
  * @throws ImageError when the image has no header to extend, no room for it, or is not linear
  */
 export function emitHeader(image: Image, say: Say = silent): Image {
-  checkSections(image, ACTION);
+  requireMovable(image, ACTION);
   const span = loadSpan(image, ACTION);
-  const stray = image.sections.find((s) => isStrayDebug(image, s));
-  if (stray !== undefined)
-    fail(
-      `section ${stray.name} ends at ${hex(sectionEnd(stray))}, beyond SizeOfImage ${hex(image.optional.sizeOfImage)}; run align-sections first`,
-    );
-  const notLinear = whyNotLinear(image, span);
-  if (notLinear !== undefined) fail(`the file is not linear: ${notLinear}; run align-sections first`);
+  requireAligned(image, span);
   const entry = entryAddress(image, span);
   const old = findOldHeaders(span);
   const header = fitHeader(old, span, entry, say);
   requireInSearchWindow(image, span, header);
   refuseDebugDirectoryIn(image, header);
   refuseOtherHeaders(image);
-  const sections = new Map([[old.section, rewrite(old, header)]]);
-  voidRelocations(image, sections, header.from, header.end, say);
-  return sortSectionTable({
-    ...image,
-    optional: { ...image.optional, dllCharacteristics: truthfulDllCharacteristics(image, say) },
-    sections: image.sections.map((s) => sections.get(s) ?? s),
-    background: withMultiboot1(image, span, entry),
-  });
+  const rewritten = image.sections.map((s) => (s === old.section ? rewrite(old, header) : s));
+  const sections = voidRelocations(image, rewritten, header, say);
+  const optional = { ...image.optional, dllCharacteristics: truthfulDllCharacteristics(image, say) };
+  return sortSectionTable({ ...image, optional, sections, background: withMultiboot1(image, span, entry) });
 }
 
-function fail(reason: string): never {
-  throw new ImageError(`Cannot ${ACTION}: ${reason}`);
+function requireAligned(image: Image, span: LoadSpan): void {
+  const stray = image.sections.find((s) => isStrayDebug(image, s));
+  if (stray !== undefined) {
+    const where = `${hex(sectionEnd(stray))}, beyond SizeOfImage ${hex(image.optional.sizeOfImage)}`;
+    fail(`section ${stray.name} ends at ${where}; run align-sections first`);
+  }
+  const notLinear = whyNotLinear(image, span);
+  if (notLinear !== undefined) fail(`the file is not linear: ${notLinear}; run align-sections first`);
 }
 
 /** The 32-bit entry point: the external symbol `start`, which is the first byte of .text in every Xen so far. */
 function entryAddress(image: Image, span: LoadSpan): number {
-  const found = new Set(
-    symbolsNamed(image, "start")
-      .filter((s) => s.external)
-      .map((s) => s.rva),
-  );
-  const [entry = span.first, other] = found;
+  const starts = definedSymbols(image).filter((s) => s.external && s.name === "start");
+  const [entry = span.first, other] = new Set(starts.map((s) => s.rva));
   if (other !== undefined) fail(`there are two external symbols start, at ${hex(entry)} and ${hex(other)}, needed one`);
   if (entry < span.first || entry >= span.dataEnd)
     fail(`symbol start is ${hex(entry)}, needed in ${range(span.first, span.dataEnd)}`);
@@ -154,64 +118,52 @@ function findOldHeaders({ sections: [section], first }: LoadSpan): OldHeaders {
   const { data } = section;
   const at = findMultiboot2(data);
   if (at === undefined) {
-    return fail(
-      `there is no Multiboot2 header in the first ${hex(MB2_SEARCH)} bytes of ${section.name} at RVA ${hex(first)}, needed one to extend: ` +
-        'this Xen was built without multiboot support in its PE (upstream: "x86/efi: discard multiboot and PVH support for PE binary")',
-    );
+    const where = `the first ${hex(mb.MB2_SEARCH)} bytes of ${section.name} at RVA ${hex(first)}`;
+    const why = "this Xen was built without multiboot support in its PE";
+    const upstream = `(upstream: "x86/efi: discard multiboot and PVH support for PE binary")`;
+    return fail(`there is no Multiboot2 header in ${where}, needed one to extend: ${why} ${upstream}`);
   }
   const tags = multiboot2Tags(data, at, (offset) => `RVA ${hex(first + offset)}`);
-  requireSuitableTags(tags, first + at);
-  const end = at + readStructure(MB2_HEADER, data, at).headerLength;
-  const padding = data[end];
+  requireSuitableTags(tags, `the Multiboot2 header at RVA ${hex(first + at)} has`);
+  const end = at + readStructure(mb.MB2_HEADER, data, at).headerLength;
+  const padding = data[end] === INT3 ? INT3 : NOP;
   let roomEnd = end;
-  if (padding !== undefined && PADDING.includes(padding)) while (data[roomEnd] === padding) roomEnd++;
-  return {
-    section,
-    from: first + (oldMultiboot1(section, at) ?? at),
-    end: first + end,
-    tags,
-    padding: roomEnd > end && padding !== undefined ? padding : 0x90,
-    roomEnd: first + roomEnd,
-  };
+  while (data[roomEnd] === padding) roomEnd++;
+  const from = first + (oldMultiboot1(section, at) ?? at);
+  return { section, from, end: first + end, tags, padding, roomEnd: first + roomEnd };
 }
 
-function requireSuitableTags(tags: readonly Multiboot2Tag[], rva: number): void {
-  const present = tags.find((t) => t.type === MB2_ADDRESS || t.type === MB2_ENTRY_ADDRESS);
+/** @param has the beginning of the message */
+function requireSuitableTags(tags: readonly Multiboot2Tag[], has: string): void {
+  const present = tags.find((t) => t.type === mb.MB2_ADDRESS || t.type === mb.MB2_ENTRY_ADDRESS);
   if (present !== undefined)
-    fail(
-      `the Multiboot2 header at RVA ${hex(rva)} has the tag ${MB2_TAG_NAMES[present.type]}, needed one without: emit-header has run already`,
-    );
-  const relocatable = tags.filter((t) => t.type === MB2_RELOCATABLE);
+    fail(`${has} the tag ${mb.MB2_TAG_NAMES[present.type]}, needed one without: emit-header has run already`);
+  const size = mb.MB2_RELOCATABLE_TAG.size;
+  const relocatable = tags.filter((t) => t.type === mb.MB2_RELOCATABLE);
   const alignments = relocatable
-    .filter((t) => t.bytes.length >= MB2_RELOCATABLE_TAG.size)
-    .map((t) => readStructure(MB2_RELOCATABLE_TAG, t.bytes, 0).align);
+    .filter((t) => t.bytes.length >= size)
+    .map((t) => readStructure(mb.MB2_RELOCATABLE_TAG, t.bytes, 0).align);
   if (!alignments.some((align) => align >= NEEDED_ALIGN)) {
     const [align] = alignments;
-    fail(
-      `the Multiboot2 header at RVA ${hex(rva)} has ${align === undefined ? "no RELOCATABLE tag" : `a RELOCATABLE tag with alignment ${hex(align)}`}, needed one with an alignment of at least ${hex(NEEDED_ALIGN)}`,
-    );
+    const what = align === undefined ? "no RELOCATABLE tag" : `a RELOCATABLE tag with alignment ${hex(align)}`;
+    fail(`${has} ${what}, needed one with an alignment of at least ${hex(NEEDED_ALIGN)}`);
   }
   // GRUB keeps the last, without looking at its size (grub-core/loader/multiboot_mbi2.c).
-  const short = relocatable.find((t) => t.bytes.length < MB2_RELOCATABLE_TAG.size);
-  if (short !== undefined)
-    fail(
-      `the Multiboot2 header at RVA ${hex(rva)} has a RELOCATABLE tag of ${hex(short.bytes.length)} bytes, needed ${hex(MB2_RELOCATABLE_TAG.size)}`,
-    );
+  const short = relocatable.find((t) => t.bytes.length < size);
+  if (short !== undefined) fail(`${has} a RELOCATABLE tag of ${hex(short.bytes.length)} bytes, needed ${hex(size)}`);
 }
 
 /** The old Multiboot1 header's offset in the section: 12 bytes directly in front of the Multiboot2 header, or nowhere. */
 function oldMultiboot1({ data, header: { virtualAddress } }: Section, multiboot2: number): number | undefined {
   const at = findMultiboot1(data);
   if (at === undefined) return undefined;
-  const { flags } = readStructure(MB1_HEADER, data, at);
-  if ((flags & (MB1_AOUT_KLUDGE | MB1_VIDEO_MODE)) !== 0)
-    fail(
-      `the Multiboot1 header at RVA ${hex(virtualAddress + at)} has flags ${hex(flags)}, needed the form of ${MB1_HEADER.size} bytes`,
-    );
-  if (roundUp(at + MB1_HEADER.size, MB2_ALIGN) !== multiboot2) {
-    fail(
-      `the Multiboot1 header is at RVA ${hex(virtualAddress + at)}, needed directly in front of the Multiboot2 header at ${hex(virtualAddress + multiboot2)}`,
-    );
+  const { flags } = readStructure(mb.MB1_HEADER, data, at);
+  const rva = hex(virtualAddress + at);
+  if ((flags & (mb.MB1_AOUT_KLUDGE | mb.MB1_VIDEO_MODE)) !== 0)
+    fail(`the Multiboot1 header at RVA ${rva} has flags ${hex(flags)}, needed the form of ${mb.MB1_HEADER.size} bytes`);
+  if (roundUp(at + mb.MB1_HEADER.size, mb.MB2_ALIGN) !== multiboot2) {
+    const needed = `needed directly in front of the Multiboot2 header at ${hex(virtualAddress + multiboot2)}`;
+    fail(`the Multiboot1 header is at RVA ${rva}, ${needed}`);
   }
   return at;
 }
@@ -229,65 +181,55 @@ interface NewHeader {
 }
 
 /** Tags that may go where there is no room, in this order, if the header itself marks them OPTIONAL: Xen does not read FRAMEBUFFER. */
-const EXPENDABLE: readonly number[] = [MB2_FRAMEBUFFER, MB2_CONSOLE_FLAGS];
+const EXPENDABLE: readonly number[] = [mb.MB2_FRAMEBUFFER, mb.MB2_CONSOLE_FLAGS];
 
 function fitHeader(old: OldHeaders, span: LoadSpan, entry: number, say: Say): NewHeader {
-  const rva = roundUp(old.from, MB2_ALIGN);
+  const rva = roundUp(old.from, mb.MB2_ALIGN);
   const room = old.roomEnd - rva;
   let { tags } = old;
   const dropped: string[] = [];
-  const drop = [...EXPENDABLE];
-  while (headerSize(tags) > room) {
-    const type = drop.shift();
-    if (type === undefined)
-      fail(
-        `it needs ${hex(headerSize(tags))} bytes from RVA ${hex(rva)} on, there are ${hex(room)} up to the code at ${hex(rva + room)}`,
-      );
-    const rest = tags.filter((t) => t.type !== type || (t.flags & MB2_TAG_OPTIONAL) === 0);
-    if (rest.length !== tags.length)
-      dropped.push(
-        `warning: no room for the optional tag ${MB2_TAG_NAMES[type]} of the Multiboot2 header at RVA ${hex(rva)}: dropped`,
-      );
+  for (const type of EXPENDABLE) {
+    if (headerSize(tags) <= room) break;
+    const rest = tags.filter((t) => t.type !== type || (t.flags & mb.MB2_TAG_OPTIONAL) === 0);
+    if (rest.length !== tags.length) dropped.push(`optional tag ${mb.MB2_TAG_NAMES[type]}`);
     tags = rest;
   }
-  dropped.forEach(say);
-  const bytes = headerBytes(tags, rva, span, entry);
-  return { from: old.from, end: Math.max(old.end, rva + bytes.length), rva, bytes };
+  const size = headerSize(tags);
+  if (size > room) {
+    const there = `there are ${hex(room)} up to the code at ${hex(rva + room)}`;
+    fail(`it needs ${hex(size)} bytes from RVA ${hex(rva)} on, ${there}`);
+  }
+  for (const tag of dropped)
+    say(`warning: no room for the ${tag} of the Multiboot2 header at RVA ${hex(rva)}: dropped`);
+  return { from: old.from, end: Math.max(old.end, rva + size), rva, bytes: headerBytes(tags, rva, span, entry) };
 }
 
 function headerSize(tags: readonly Multiboot2Tag[]): number {
-  const sizes = [MB2_ADDRESS_TAG.size, MB2_ENTRY_ADDRESS_TAG.size, ...tags.map((t) => t.bytes.length), MB2_TAG.size];
-  return sizes.reduce((sum, size) => sum + roundUp(size, MB2_ALIGN), MB2_HEADER.size);
+  const sizes = [mb.MB2_ADDRESS_TAG, mb.MB2_ENTRY_ADDRESS_TAG, mb.MB2_TAG].map((tag) => tag.size);
+  for (const { bytes } of tags) sizes.push(bytes.length);
+  return sizes.reduce((sum, size) => sum + roundUp(size, mb.MB2_ALIGN), mb.MB2_HEADER.size);
 }
 
 /** ENTRY_ADDRESS comes before the EFI64 entry tag: Limine stops at that one if it has seen no other entry (multiboot2.c). */
-function headerBytes(tags: readonly Multiboot2Tag[], rva: number, span: LoadSpan, entry: number): Uint8Array {
+function headerBytes(tags: readonly Multiboot2Tag[], rva: number, span: LoadSpan, entryAddr: number): Uint8Array {
   const headerLength = headerSize(tags);
   const bytes = new Uint8Array(headerLength);
-  const [magic, architecture] = [MB2_MAGIC, MB2_ARCHITECTURE_I386];
-  writeStructure(
-    MB2_HEADER,
-    { magic, architecture, headerLength, checksum: multibootChecksum(magic, architecture, headerLength) },
-    bytes,
-    0,
-  );
-  const addressAt = MB2_HEADER.size;
-  const { size } = MB2_ADDRESS_TAG;
+  const [magic, architecture] = [mb.MB2_MAGIC, mb.MB2_ARCHITECTURE_I386];
+  const checksum = multibootChecksum(magic, architecture, headerLength);
+  writeStructure(mb.MB2_HEADER, { magic, architecture, headerLength, checksum }, bytes, 0);
+  let at = mb.MB2_HEADER.size;
+  const tag = (type: number, { size }: { readonly size: number }) => ({ type, flags: 0, size });
   const addresses = { headerAddr: rva, loadAddr: span.first, loadEndAddr: span.dataEnd, bssEndAddr: span.bssEnd };
-  writeStructure(MB2_ADDRESS_TAG, { type: MB2_ADDRESS, flags: 0, size, ...addresses }, bytes, addressAt);
-  const entryAt = addressAt + size;
-  writeStructure(
-    MB2_ENTRY_ADDRESS_TAG,
-    { type: MB2_ENTRY_ADDRESS, flags: 0, size: MB2_ENTRY_ADDRESS_TAG.size, entryAddr: entry },
-    bytes,
-    entryAt,
-  );
-  let at = entryAt + roundUp(MB2_ENTRY_ADDRESS_TAG.size, MB2_ALIGN);
-  for (const tag of tags) {
-    bytes.set(tag.bytes, at);
-    at += roundUp(tag.bytes.length, MB2_ALIGN);
+  writeStructure(mb.MB2_ADDRESS_TAG, { ...tag(mb.MB2_ADDRESS, mb.MB2_ADDRESS_TAG), ...addresses }, bytes, at);
+  at += roundUp(mb.MB2_ADDRESS_TAG.size, mb.MB2_ALIGN);
+  const entryTag = { ...tag(mb.MB2_ENTRY_ADDRESS, mb.MB2_ENTRY_ADDRESS_TAG), entryAddr };
+  writeStructure(mb.MB2_ENTRY_ADDRESS_TAG, entryTag, bytes, at);
+  at += roundUp(mb.MB2_ENTRY_ADDRESS_TAG.size, mb.MB2_ALIGN);
+  for (const old of tags) {
+    bytes.set(old.bytes, at);
+    at += roundUp(old.bytes.length, mb.MB2_ALIGN);
   }
-  writeStructure(MB2_TAG, { type: MB2_END, flags: 0, size: MB2_TAG.size }, bytes, at);
+  writeStructure(mb.MB2_TAG, tag(mb.MB2_END, mb.MB2_TAG), bytes, at);
   return bytes;
 }
 
@@ -295,10 +237,9 @@ function headerBytes(tags: readonly Multiboot2Tag[], rva: number, span: LoadSpan
 function requireInSearchWindow(image: Image, span: LoadSpan, { rva, bytes }: NewHeader): void {
   const start = rva - span.first + image.optional.sizeOfHeaders;
   const end = start + bytes.length;
-  if (end > MB2_SEARCH)
-    fail(
-      `the Multiboot2 header would be at offset ${range(start, end)}, needed below ${hex(MB2_SEARCH)}, where loaders look for it`,
-    );
+  if (end <= mb.MB2_SEARCH) return;
+  const needed = `needed below ${hex(mb.MB2_SEARCH)}, where loaders look for it`;
+  fail(`the Multiboot2 header would be at offset ${range(start, end)}, ${needed}`);
 }
 
 /** Loaders take the first header that they find in the file, and the header area comes first. */
@@ -308,19 +249,19 @@ function refuseOtherHeaders({ background, optional }: Image): void {
     ["Multiboot2", findMultiboot2(area)],
     ["Multiboot1", findMultiboot1(area)],
   ] as const) {
-    if (at !== undefined)
-      fail(`there is a ${name} header at offset ${hex(at)}, in the header area, needed none in front of the new one`);
+    if (at === undefined) continue;
+    const needed = "needed none in front of the new one";
+    fail(`there is a ${name} header at offset ${hex(at)}, in the header area, ${needed}`);
   }
 }
 
 /** Whoever reads it would find Multiboot tags there; no linker puts it into the header, but the data directory may say so. */
 function refuseDebugDirectoryIn({ directories }: Image, { from, end }: NewHeader): void {
-  const { virtualAddress, size } = directories[DIRECTORY_DEBUG] ?? { virtualAddress: 0, size: 0 };
+  const { virtualAddress = 0, size = 0 } = directories[pe.DIRECTORY_DEBUG] ?? {};
   const directoryEnd = virtualAddress + size;
-  if (size !== 0 && virtualAddress < end && from < directoryEnd)
-    fail(
-      `the debug directory is at ${range(virtualAddress, directoryEnd)}, needed outside the Multiboot2 header, which takes ${range(from, end)}`,
-    );
+  if (size === 0 || virtualAddress >= end || directoryEnd <= from) return;
+  const needed = `needed outside the Multiboot2 header, which takes ${range(from, end)}`;
+  fail(`the debug directory is at ${range(virtualAddress, directoryEnd)}, ${needed}`);
 }
 
 /** The section with both old headers gone and the new one in place: no second magic may be left for a loader to find. */
@@ -334,38 +275,31 @@ function rewrite({ section, padding }: OldHeaders, { from, end, rva, bytes }: Ne
 
 // ---- the Multiboot1 header
 
-/**
- * The header area with the Multiboot1 header in it.
- * @returns the image's background: what is not section, symbol or header field
- */
-function withMultiboot1(image: Image, span: LoadSpan, entry: number): Uint8Array {
+/** The image's background with the Multiboot1 header in the header area. */
+function withMultiboot1(image: Image, span: LoadSpan, entryAddr: number): Uint8Array {
   const { sizeOfHeaders } = image.optional;
-  const at = Math.min(sizeOfHeaders, MB1_AREA_END) - MB1_FROM_END;
+  const at = Math.min(sizeOfHeaders, MB1_AREA_END) - MULTIBOOT1_ROOM;
+  const where = `the Multiboot1 header would be at offset ${hex(at)}`;
   const tableEnd = sectionTableEnd(image);
-  if (at - tableEnd < SPARE_BYTES) {
-    fail(
-      `the Multiboot1 header would be at offset ${hex(at)}, needed at least ${hex(SPARE_BYTES)} bytes behind the section table, which ends at ${hex(tableEnd)}`,
-    );
+  if (at - tableEnd < SPARE_HEADERS) {
+    const needed = `needed at least ${hex(SPARE_HEADERS)} bytes behind the section table`;
+    fail(`${where}, ${needed}, which ends at ${hex(tableEnd)}`);
   }
-  if (at % 4 !== 0 || image.background.subarray(at, at + MB1_FROM_END).some((byte) => byte !== 0)) {
-    fail(
-      `the Multiboot1 header would be at offset ${hex(at)}, needed a multiple of 4 and ${MB1_FROM_END} zero bytes there`,
-    );
-  }
+  if (at % 4 !== 0 || image.background.subarray(at, at + MULTIBOOT1_ROOM).some((byte) => byte !== 0))
+    fail(`${where}, needed a multiple of 4 and ${MULTIBOOT1_ROOM} zero bytes there`);
   const background = image.background.slice();
-  const [magic, flags] = [MB1_MAGIC, MB1_FLAGS];
   const loadAddr = span.first - sizeOfHeaders;
   const fields = {
-    magic,
-    flags,
-    checksum: multibootChecksum(magic, flags),
+    magic: mb.MB1_MAGIC,
+    flags: MB1_FLAGS,
+    checksum: multibootChecksum(mb.MB1_MAGIC, MB1_FLAGS),
     headerAddr: loadAddr + at,
     loadAddr,
     loadEndAddr: span.dataEnd,
     bssEndAddr: span.bssEnd,
-    entryAddr: entry,
+    entryAddr,
   };
-  writeStructure(MB1_ADDRESS_HEADER, fields, background, at);
+  writeStructure(mb.MB1_ADDRESS_HEADER, fields, background, at);
   return background;
 }
 
@@ -374,29 +308,26 @@ function withMultiboot1(image: Image, span: LoadSpan, entry: number): Uint8Array
 /**
  * Firmware must not relocate bytes that now mean something else: entries that target any of them become padding entries
  * (type ABSOLUTE), in place, for Xen walks the same table by its size. It reads none of the fields in question.
+ * @param sections the image's sections, one of them rewritten already
+ * @returns these sections, with the table in one of them changed
  */
-function voidRelocations(image: Image, sections: Map<Section, Section>, from: number, end: number, say: Say): void {
-  const { at: offsets, types, targets } = relocationLists(image);
-  const hit: number[] = [];
-  for (let i = 0; i < types.length; i++) {
-    const target = targets[i] ?? 0;
-    const size = fixupSize(types[i]);
-    if (size !== 0 && target < end && target + size > from) hit.push(i);
-  }
-  if (hit.length === 0) return;
-  const start = relocationDirectory(image).virtualAddress;
-  const holder = image.sections.find(
-    (s) => start >= s.header.virtualAddress && start < s.header.virtualAddress + s.data.length,
-  );
-  if (holder === undefined) return fail(`the base relocation table at RVA ${hex(start)} is not in a section's data`);
-  const section = sections.get(holder) ?? holder;
-  const data = section.data.slice();
-  const view = viewOf(data);
-  for (const i of hit) view.setUint16(start - holder.header.virtualAddress + (offsets[i] ?? 0), 0, true);
-  sections.set(holder, { ...section, data });
-  say(
-    `note: ${hit.length} base relocations of the old header are void: ${hit.map((i) => hex(targets[i] ?? 0)).join(" ")}`,
-  );
+function voidRelocations(
+  image: Image,
+  sections: readonly Section[],
+  { from, end }: NewHeader,
+  say: Say,
+): readonly Section[] {
+  const hit = baseRelocations(image).filter(({ target, size }) => size !== 0 && target < end && target + size > from);
+  if (hit.length === 0) return sections;
+  say(`note: ${hit.length} base relocations of the old header are void: ${hit.map((r) => hex(r.target)).join(" ")}`);
+  const table = relocationDirectory(image).virtualAddress;
+  const holder = sectionAt({ ...image, sections }, table);
+  return sections.map((section) => {
+    if (section !== holder) return section;
+    const data = section.data.slice();
+    for (const { at } of hit) viewOf(data).setUint16(table - section.header.virtualAddress + at, 0, true);
+    return { ...section, data };
+  });
 }
 
 /**
@@ -405,22 +336,20 @@ function voidRelocations(image: Image, sections: Map<Section, Section>, from: nu
  */
 function truthfulDllCharacteristics(image: Image, say: Say): number {
   const { dllCharacteristics } = image.optional;
-  if ((dllCharacteristics & NX_COMPAT) === 0) return dllCharacteristics;
-  const unaligned = image.sections.find((s) => s.header.virtualAddress % PAGE_SIZE !== 0);
-  const writable = image.sections.find((s) => hasFlags(s, MEM_WRITE) && hasFlags(s, MEM_EXECUTE));
-  if (unaligned === undefined && writable === undefined) return dllCharacteristics;
-  const reasons = [
-    ...(writable === undefined ? [] : [`section ${writable.name} is writable and executable`]),
-    ...(unaligned === undefined
-      ? []
-      : [`section ${unaligned.name} at RVA ${hex(unaligned.header.virtualAddress)} is not page-aligned`]),
-  ];
+  if ((dllCharacteristics & pe.NX_COMPAT) === 0) return dllCharacteristics;
+  const reasons: string[] = [];
+  const writable = image.sections.find((s) => hasFlags(s, pe.MEM_WRITE) && hasFlags(s, pe.MEM_EXECUTE));
+  if (writable !== undefined) reasons.push(`section ${writable.name} is writable and executable`);
+  const unaligned = image.sections.find((s) => s.header.virtualAddress % pe.PAGE_SIZE !== 0);
+  if (unaligned !== undefined) {
+    const where = `at RVA ${hex(unaligned.header.virtualAddress)}`;
+    reasons.push(`section ${unaligned.name} ${where} is not page-aligned`);
+  }
+  if (reasons.length === 0) return dllCharacteristics;
   say(`note: NX_COMPAT is cleared, the image is not: ${reasons.join(", ")}`);
-  return dllCharacteristics & ~NX_COMPAT;
+  return dllCharacteristics & ~pe.NX_COMPAT;
 }
 
-export const command = transformCommand(USAGE, {}, (bytes, _values, say) =>
-  onBytes((image) => emitHeader(image, say))(bytes),
-);
+export const command = transformCommand(USAGE, {}, (image, _values, say) => emitHeader(image, say));
 
 runIfMain(import.meta.url, command);

@@ -8,12 +8,13 @@
 // Order: instead of the three steps. Running it on its own output is refused.
 
 import { alignSections } from "./align-sections.ts";
-import { runIfMain } from "./cli/cli.ts";
+import { runIfMain, silent } from "./cli/cli.ts";
+import type { Say } from "./cli/cli.ts";
 import { ImageError } from "./cli/errors.ts";
 import { emitHeader } from "./emit-header.ts";
-import { parseImage, serializeImage } from "./pe/image.ts";
-import { silent, stripSignature, transformCommand } from "./pe/transform.ts";
-import type { Say } from "./pe/transform.ts";
+import { parseImage } from "./pe/parse.ts";
+import { serializeImage } from "./pe/serialize.ts";
+import { fileCommand, stripSignature } from "./pe/transform.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 import { verify } from "./verify.ts";
 
@@ -42,24 +43,24 @@ export interface MbEfiOptions {
  * @returns xen.mb.efi
  * @throws ImageError when a step refuses the image, or verify the result
  */
-export function mbEfi(bytes: Uint8Array, { keep, stripSignature: strip }: MbEfiOptions, say: Say = silent): Uint8Array {
-  const original = parseImage(strip ? stripSignature(bytes) : bytes);
-  const relocated = relocateReloc(original, keep, say);
+export function mbEfi(bytes: Uint8Array, options: MbEfiOptions, say: Say = silent): Uint8Array {
+  const original = parseImage(bytes);
+  const image = options.stripSignature ? stripSignature(original) : original;
+  const relocated = relocateReloc(image, options.keep, say);
   const result = serializeImage(emitHeader(alignSections(relocated, say), say));
   const { violations } = verify(bytes, result);
   if (violations.length !== 0) {
-    throw new ImageError(
-      `Cannot make an image that verify accepts, it has ${violations.length} objections: ${violations[0]}`,
-    );
+    const what = `it has ${violations.length} objections: ${violations[0]}`;
+    throw new ImageError(`Cannot make an image that verify accepts, ${what}`);
   }
   return result;
 }
 
-export const command = transformCommand(
+export const command = fileCommand(
   USAGE,
   { keep: { type: "boolean" }, "strip-signature": { type: "boolean" } },
   (bytes, values, say) =>
-    mbEfi(bytes, { keep: values.keep === true, stripSignature: values["strip-signature"] === true }, say),
+    mbEfi(bytes, { keep: values["keep"] === true, stripSignature: values["strip-signature"] === true }, say),
 );
 
 runIfMain(import.meta.url, command);

@@ -7,7 +7,8 @@ import * as assert from "uvu/assert";
 import { ImageError } from "./cli/errors.ts";
 import { lookUp, readFacts } from "./dev/sample/facts.ts";
 import { KINDS, builds, differences, once, sample } from "./dev/sample/run.ts";
-import { parseImage, serializeImage } from "./pe/image.ts";
+import { parseImage } from "./pe/parse.ts";
+import { serializeImage } from "./pe/serialize.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 
 const IMAGES = [

@@ -14,44 +14,25 @@
 // Why MEM_DISCARDABLE goes: shim does not load a discardable section (pe.c:handle_image), but Xen reads the table in
 // memory (xen/arch/x86/efi/efi-boot.h:efi_arch_relocate_image) and stops with "Unsupported relocation type".
 
-import { runIfMain } from "./cli/cli.ts";
-import { ImageError } from "./cli/errors.ts";
+import { runIfMain, silent } from "./cli/cli.ts";
+import type { Say } from "./cli/cli.ts";
+import { failing } from "./cli/errors.ts";
+import type { Fail } from "./cli/errors.ts";
 import { hex, printable, range } from "./cli/numbers.ts";
-import {
-  byAddress,
-  checkSections,
-  hasFlags,
-  roundUp,
-  sectionAt,
-  sectionEnd,
-  sortSectionTable,
-  symbolBelow,
-  symbolsNamed,
-  withHeader,
-} from "./pe/image.ts";
+import { byAddress, hasFlags, roundUp, sectionAt, sectionEnd, withHeader } from "./pe/image.ts";
 import type { Image, Section } from "./pe/image.ts";
-import { onBytes, silent, stripSignature, transformCommand } from "./pe/transform.ts";
-import type { Say } from "./pe/transform.ts";
+import { requireMovable } from "./pe/movable.ts";
+import { sortSectionTable } from "./pe/serialize.ts";
+import { definedSymbols } from "./pe/symbols.ts";
+import type { Symbol } from "./pe/symbols.ts";
+import { transformCommand } from "./pe/transform.ts";
 import { viewOf } from "./tables/fields.ts";
-import {
-  CNT_UNINITIALIZED_DATA,
-  DIRECTORY_BASE_RELOCATION,
-  MEM_DISCARDABLE,
-  MEM_EXECUTE,
-  MEM_WRITE,
-  PAGE_SIZE,
-} from "./tables/pe.ts";
-import {
-  LEA_DISPLACEMENT_AT,
-  REL_BASED_DIR64,
-  initSections,
-  leaReferences,
-  loadSpan,
-  relocationDirectory,
-  relocationLists,
-  whyNotLinear,
-} from "./xen/xen.ts";
-import type { LeaReference, LoadSpan } from "./xen/xen.ts";
+import * as pe from "./tables/pe.ts";
+import { LEA_DISPLACEMENT_AT, leaReferences } from "./xen/references.ts";
+import type { LeaReference } from "./xen/references.ts";
+import { baseRelocations, relocationDirectory } from "./xen/relocations.ts";
+import { initSections, loadSpan, whyNotLinear } from "./xen/span.ts";
+import type { LoadSpan } from "./xen/span.ts";
 
 const USAGE = `Usage: relocate-reloc.ts IN OUT [--keep] [--strip-signature]
 
@@ -69,73 +50,80 @@ const ACTION = "move .reloc";
 /** A pair's two instructions begin at most so many bytes apart: wide enough for every known compiler, and narrow enough to tell pairs apart. */
 const PAIR_DISTANCE = 64;
 
+const fail: Fail = failing(ACTION);
+
 /**
  * Moves .reloc ahead of __init_end (or, with `keep`, only makes it not discardable).
  * @throws ImageError when it cannot be done without guessing
  */
 export function relocateReloc(image: Image, keep: boolean, say: Say = silent): Image {
-  checkSections(image, ACTION);
+  requireMovable(image, ACTION);
   const span = loadSpan(image, ACTION);
   const reloc = relocSection(image);
   const stays = keep || span.sections.includes(reloc);
-  const done = stays && !hasFlags(reloc, MEM_DISCARDABLE);
+  const done = stays && !hasFlags(reloc, pe.MEM_DISCARDABLE);
   if (!done && whyNotLinear(image, span) === undefined) {
-    throw new ImageError(
-      `Cannot ${ACTION}: the sections are aligned already, so .init has grown over the room behind it; run relocate-reloc first, then align-sections`,
-    );
+    const why = "the sections are aligned already, so .init has grown over the room behind it";
+    fail(`${why}; run relocate-reloc first, then align-sections`);
   }
-  const kept = withHeader(reloc, { characteristics: withoutDiscardable(reloc) });
-  if (stays) return sortSectionTable(replaceSections(image, new Map([[reloc, kept]])));
-  return moveTable(image, span, reloc, say);
+  const kept = withHeader(reloc, { characteristics: (reloc.header.characteristics & ~pe.MEM_DISCARDABLE) >>> 0 });
+  return sortSectionTable(
+    stays ? withSections(image, new Map([[reloc, kept]])) : moveTable(image, span, reloc, kept, say),
+  );
 }
 
-function moveTable(image: Image, span: LoadSpan, reloc: Section, say: Say): Image {
-  const { size } = relocationDirectory(image);
-  refuseSectionsBetween(image, span, reloc);
+/** Where the table is: RVAs. */
+interface Table {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** @param kept the section `reloc` with the flags that it needs, where it is */
+function moveTable(image: Image, span: LoadSpan, reloc: Section, kept: Section, say: Say): Image {
+  const { virtualAddress: start, size } = relocationDirectory(image);
+  const table = { start, end: start + size };
+  refuseSectionsBetween(image, span, table);
   const target = newAddress(image, span, reloc);
-  const pairs = findPairs(image, span, reloc, size);
-  refuseLeftBehind(image, span, reloc, size);
-  checkSymbols(image, reloc, size);
-  for (const [start, end] of pairs) {
-    say(
-      `note: __base_relocs_start at ${hex(start.rva)} and __base_relocs_end at ${hex(end.rva)} now refer to ${hex(target)} and ${hex(target + size)}${inFunction(image, end)}`,
-    );
+  const pairs = findPairs(image, span, table);
+  refuseLeftBehind(image, span, table);
+  const symbols = definedSymbols(image);
+  checkSymbols(symbols, table);
+  for (const [first, last] of pairs) {
+    const was = `__base_relocs_start at ${hex(first.rva)} and __base_relocs_end at ${hex(last.rva)}`;
+    const where = inFunction(symbols, image.sections.indexOf(last.section), last.rva);
+    say(`note: ${was} now refer to ${hex(target)} and ${hex(target + size)}${where}`);
   }
-  const changed = patchReferences(pairs, target - reloc.header.virtualAddress);
-  const header = { virtualAddress: target, virtualSize: size, characteristics: withoutDiscardable(reloc) };
-  // The same data where it can be: its base relocations are known by it.
-  const data = reloc.data.length === size ? reloc.data : reloc.data.subarray(0, size);
-  changed.set(reloc, withHeader(reloc, header, data));
+  const changed = patchReferences(pairs, target - start);
+  changed.set(reloc, withHeader(kept, { virtualAddress: target, virtualSize: size }, reloc.data.subarray(0, size)));
   const directories = image.directories.map((d, i) =>
-    i === DIRECTORY_BASE_RELOCATION ? { ...d, virtualAddress: target } : d,
+    i === pe.DIRECTORY_BASE_RELOCATION ? { ...d, virtualAddress: target } : d,
   );
-  return sortSectionTable({ ...replaceSections(image, changed), directories });
+  return { ...withSections(image, changed), directories };
+}
+
+function withSections(image: Image, changed: ReadonlyMap<Section, Section>): Image {
+  return { ...image, sections: image.sections.map((s) => changed.get(s) ?? s) };
 }
 
 /** The one section by which shim relocates: named .reloc, beginning at the directory's address (pe-relocate.c). */
 function relocSection(image: Image): Section {
-  const directory = relocationDirectory(image);
+  const { virtualAddress, size } = relocationDirectory(image);
   const [reloc, second] = image.sections.filter((s) => s.name === ".reloc");
   if (reloc === undefined)
-    throw new ImageError(
-      `Cannot ${ACTION}: there is no section .reloc, needed one at data directory 5's ${hex(directory.virtualAddress)}`,
-    );
-  if (hasFlags(reloc, CNT_UNINITIALIZED_DATA))
-    throw new ImageError(
-      `Cannot ${ACTION}: section .reloc has flags ${hex(reloc.header.characteristics)}, needed IMAGE_SCN_CNT_UNINITIALIZED_DATA (0x80) clear: loaders would zero it`,
-    );
-  if (second !== undefined)
-    throw new ImageError(
-      `Cannot ${ACTION}: there are two sections .reloc, at RVA ${hex(reloc.header.virtualAddress)} and ${hex(second.header.virtualAddress)}, needed one`,
-    );
-  const end = directory.virtualAddress + directory.size;
-  if (
-    reloc.header.virtualAddress !== directory.virtualAddress ||
-    end > reloc.header.virtualAddress + reloc.data.length
-  ) {
-    throw new ImageError(
-      `Cannot ${ACTION}: section .reloc's data is at ${range(reloc.header.virtualAddress, reloc.header.virtualAddress + reloc.data.length)}, needed all of data directory 5's ${range(directory.virtualAddress, end)} at its start`,
-    );
+    return fail(`there is no section .reloc, needed one at data directory 5's ${hex(virtualAddress)}`);
+  const { virtualAddress: start, characteristics } = reloc.header;
+  if (hasFlags(reloc, pe.CNT_UNINITIALIZED_DATA)) {
+    const needed = "needed IMAGE_SCN_CNT_UNINITIALIZED_DATA (0x80) clear: loaders would zero it";
+    fail(`section .reloc has flags ${hex(characteristics)}, ${needed}`);
+  }
+  if (second !== undefined) {
+    const where = `${hex(start)} and ${hex(second.header.virtualAddress)}`;
+    fail(`there are two sections .reloc, at RVA ${where}, needed one`);
+  }
+  const [end, tableEnd] = [start + reloc.data.length, virtualAddress + size];
+  if (start !== virtualAddress || tableEnd > end) {
+    const needed = `needed all of data directory 5's ${range(virtualAddress, tableEnd)} at its start`;
+    fail(`section .reloc's data is at ${range(start, end)}, ${needed}`);
   }
   return reloc;
 }
@@ -144,18 +132,17 @@ function relocSection(image: Image): Section {
  * The table begins at `_end`: code or writable data between .bss and it would be a part of Xen that Multiboot does not
  * load. A section of another kind may be there, .sbat for one, which Xen itself does not read.
  */
-function refuseSectionsBetween(image: Image, span: LoadSpan, reloc: Section): void {
+function refuseSectionsBetween(image: Image, span: LoadSpan, table: Table): void {
   const between = image.sections.find(
     (s) =>
       s.header.virtualAddress > span.bssStart &&
-      s.header.virtualAddress < reloc.header.virtualAddress &&
-      !hasFlags(s, CNT_UNINITIALIZED_DATA) &&
-      hasFlags(s, MEM_WRITE | MEM_EXECUTE),
+      s.header.virtualAddress < table.start &&
+      !hasFlags(s, pe.CNT_UNINITIALIZED_DATA) &&
+      hasFlags(s, pe.MEM_WRITE | pe.MEM_EXECUTE),
   );
   if (between === undefined) return;
-  throw new ImageError(
-    `Cannot ${ACTION}: section ${between.name} at ${range(between.header.virtualAddress, sectionEnd(between))} lies between .bss and .reloc, needed .bss to be Xen's last section`,
-  );
+  const where = range(between.header.virtualAddress, sectionEnd(between));
+  fail(`section ${between.name} at ${where} lies between .bss and .reloc, needed .bss to be Xen's last section`);
 }
 
 /**
@@ -165,29 +152,29 @@ function refuseSectionsBetween(image: Image, span: LoadSpan, reloc: Section): vo
  */
 function newAddress(image: Image, span: LoadSpan, reloc: Section): number {
   const last = initSections(image).at(-1);
-  if (last === undefined)
-    throw new ImageError(`Cannot ${ACTION}: no section's name begins with .init, needed one to move it behind`);
+  if (last === undefined) return fail("no section's name begins with .init, needed one to move it behind");
+  const start = last.header.virtualAddress;
   const ordered = byAddress(image.sections);
   const next = ordered[ordered.indexOf(last) + 1];
-  if (next === undefined || next === reloc)
-    throw new ImageError(
-      `Cannot ${ACTION}: no section follows ${last.name} at ${range(last.header.virtualAddress, sectionEnd(last))}, needed one that begins at __init_end`,
-    );
+  if (next === undefined || next === reloc) {
+    const where = range(start, sectionEnd(last));
+    return fail(`no section follows ${last.name} at ${where}, needed one that begins at __init_end`);
+  }
+  if (start >= span.bssStart) {
+    const needed = `needed below .bss at ${hex(span.bssStart)}, where Multiboot loads it`;
+    fail(`section ${last.name} is at RVA ${hex(start)}, ${needed}`);
+  }
   const initEnd = next.header.virtualAddress;
-  const from = roundUp(sectionEnd(last), PAGE_SIZE);
-  const needed = roundUp(reloc.header.virtualSize, PAGE_SIZE);
-  if (last.header.virtualAddress >= span.bssStart)
-    throw new ImageError(
-      `Cannot ${ACTION}: section ${last.name} is at RVA ${hex(last.header.virtualAddress)}, needed below .bss at ${hex(span.bssStart)}, where Multiboot loads it`,
-    );
-  if (initEnd % PAGE_SIZE !== 0)
-    throw new ImageError(
-      `Cannot ${ACTION}: __init_end, where ${next.name} begins, is at RVA ${hex(initEnd)}, needed a multiple of ${hex(PAGE_SIZE)}`,
-    );
-  if (initEnd - needed < from) {
-    throw new ImageError(
-      `Cannot ${ACTION}: it needs ${hex(needed)} bytes behind ${last.name}, there are ${hex(Math.max(0, initEnd - from))} in ${range(from, Math.max(from, initEnd))}; RELOC=keep (--keep) leaves it where it is`,
-    );
+  if (initEnd % pe.PAGE_SIZE !== 0) {
+    const what = `__init_end, where ${next.name} begins, is at RVA ${hex(initEnd)}`;
+    fail(`${what}, needed a multiple of ${hex(pe.PAGE_SIZE)}`);
+  }
+  const from = roundUp(sectionEnd(last), pe.PAGE_SIZE);
+  const room = Math.max(0, initEnd - from);
+  const needed = roundUp(reloc.header.virtualSize, pe.PAGE_SIZE);
+  if (needed > room) {
+    const there = `there are ${hex(room)} in ${range(from, from + room)}`;
+    fail(`it needs ${hex(needed)} bytes behind ${last.name}, ${there}; RELOC=keep (--keep) leaves it where it is`);
   }
   return initEnd - needed;
 }
@@ -199,119 +186,83 @@ type Pair = readonly [start: LeaReference, end: LeaReference];
  * The references to patch. `__base_relocs_start` has the same address as `_end`, which dozens of other instructions use:
  * only one that stands close to a reference to `__base_relocs_end` is about the table.
  */
-function findPairs(image: Image, span: LoadSpan, reloc: Section, size: number): Pair[] {
-  const start = reloc.header.virtualAddress;
-  const end = start + size;
-  const references = span.sections.flatMap((s) => [...leaReferences(s, start, end)]);
+function findPairs(image: Image, span: LoadSpan, { start, end }: Table): Pair[] {
+  const references = span.sections.flatMap((s) => leaReferences(s, start, end));
   const inside = references.find((r) => r.target !== start && r.target !== end);
-  if (inside !== undefined)
-    throw new ImageError(
-      `Cannot ${ACTION}: the code at RVA ${hex(inside.rva)} refers to ${hex(inside.target)}, inside the table ${range(start, end)}, needed its start or end only`,
-    );
+  if (inside !== undefined) {
+    const what = `the code at RVA ${hex(inside.rva)} refers to ${hex(inside.target)}, inside the table`;
+    fail(`${what} ${range(start, end)}, needed its start or end only`);
+  }
   const starts = references.filter((r) => r.target === start);
   const ends = references.filter((r) => r.target === end);
   if (ends.length === 0) {
-    throw new ImageError(
-      `Cannot ${ACTION}: no code in ${range(span.first, span.dataEnd)} refers to the table's end ${hex(end)}, needed a lea for it beside one for its start ${hex(start)}; RELOC=keep (--keep) leaves the table where it is`,
-    );
+    const what = `no code in ${range(span.first, span.dataEnd)} refers to the table's end ${hex(end)}`;
+    const needed = `needed a lea for it beside one for its start ${hex(start)}`;
+    fail(`${what}, ${needed}; RELOC=keep (--keep) leaves the table where it is`);
   }
   const init = initSections(image);
-  const startAt = new Map(starts.map((reference) => [reference.rva, reference]));
   return ends.map((reference) => {
-    if (!init.includes(reference.section)) {
-      throw new ImageError(
-        `Cannot ${ACTION}: the reference to the table's end ${hex(end)} at RVA ${hex(reference.rva)} is in ${reference.section.name}, needed in .init`,
-      );
-    }
-    const near: LeaReference[] = [];
-    for (let rva = reference.rva - PAIR_DISTANCE; rva <= reference.rva + PAIR_DISTANCE; rva++) {
-      const candidate = startAt.get(rva);
-      if (candidate?.section === reference.section) near.push(candidate);
-    }
+    const { section, rva } = reference;
+    const what = `the reference to the table's end ${hex(end)} at RVA ${hex(rva)}`;
+    if (!init.includes(section)) fail(`${what} is in ${section.name}, needed in .init`);
+    const near = starts.filter((s) => s.section === section && Math.abs(s.rva - rva) <= PAIR_DISTANCE);
     const [first] = near;
     if (first === undefined || near.length > 1) {
       const found = near.length === 0 ? "none" : near.map((s) => hex(s.rva)).join(" and ");
-      throw new ImageError(
-        `Cannot ${ACTION}: the reference to the table's end ${hex(end)} at RVA ${hex(reference.rva)} has ${found} to its start ${hex(start)} within ${PAIR_DISTANCE} bytes, needed exactly one`,
-      );
+      return fail(`${what} has ${found} to its start ${hex(start)} within ${PAIR_DISTANCE} bytes, needed exactly one`);
     }
     return [first, reference] as const;
   });
 }
 
 /** A pointer into the table, in data, would go on pointing to where the table was. One to its start is `_end`. */
-function refuseLeftBehind(image: Image, span: LoadSpan, reloc: Section, size: number): void {
-  const start = reloc.header.virtualAddress;
-  const pointedTo = pointerReader(image);
-  const { types, targets } = relocationLists(image);
-  for (let i = 0; i < types.length; i++) {
-    const target = targets[i] ?? 0;
-    const value = types[i] === REL_BASED_DIR64 ? pointedTo(target) : start;
-    if (value > start && value <= start + size) {
-      throw new ImageError(
-        `Cannot ${ACTION}: the pointer at RVA ${hex(target)} is to ${hex(value)}, inside or at the end of the table ${range(start, start + size)}, needed none in ${range(span.first, span.dataEnd)}`,
-      );
-    }
+function refuseLeftBehind(image: Image, span: LoadSpan, { start, end }: Table): void {
+  for (const { type, target } of baseRelocations(image)) {
+    if (type !== pe.REL_BASED_DIR64) continue;
+    const value = pointerAt(image, target);
+    if (value <= start || value > end) continue;
+    const where = `inside or at the end of the table ${range(start, end)}`;
+    const needed = `needed none in ${range(span.first, span.dataEnd)}`;
+    fail(`the pointer at RVA ${hex(target)} is to ${hex(value)}, ${where}, ${needed}`);
+  }
+}
+
+/** What the 64-bit pointer at an RVA points to, as an RVA; what a section has no data for is zero. */
+function pointerAt(image: Image, rva: number): number {
+  const section = sectionAt(image, rva);
+  if (section === undefined) return fail(`a base relocation is for RVA ${hex(rva)}, needed one inside a section`);
+  const at = rva - section.header.virtualAddress;
+  const bytes = new Uint8Array(8);
+  bytes.set(section.data.subarray(at, at + 8));
+  return Number(BigInt.asUintN(64, viewOf(bytes).getBigUint64(0, true) - image.optional.imageBase));
+}
+
+/** Where there are symbols, they must say what the instructions said. */
+function checkSymbols(symbols: readonly Symbol[], { start, end }: Table): void {
+  const addresses = new Map([
+    ["__base_relocs_start", start],
+    ["__base_relocs_end", end],
+  ]);
+  for (const { name, rva } of symbols) {
+    const needed = addresses.get(name) ?? rva;
+    if (rva !== needed) fail(`symbol ${name} is ${hex(rva)}, needed ${hex(needed)} as data directory 5 says`);
   }
 }
 
 /**
- * A function that tells what the 64-bit pointer at an RVA points to, as an RVA; what a section has no data for is zero.
- * Exact where it matters: only what is far from any RVA may be rounded. Neighbours are asked for one after the other,
- * so it keeps the section it found.
+ * For an RVA, ", in FUNCTION", where there are symbols: the nearest at or below it, section symbols (".text") aside.
+ * @param section its section's place in the table, from 0
  */
-function pointerReader(image: Image): (rva: number) => number {
-  const low = Number(image.optional.imageBase & 0xffffffffn);
-  const high = Number(BigInt.asIntN(32, image.optional.imageBase >> 32n));
-  const read = (view: DataView, at: number): number => {
-    const rva = view.getUint32(at, true) - low;
-    // Addresses are modulo 2^64. Nearly all differ in the lower half alone, and small numbers are fast.
-    const above = (view.getInt32(at + 4, true) - high) | 0;
-    return above === 0 ? rva : above * 2 ** 32 + rva;
-  };
-  let section: Section | undefined;
-  let view = viewOf(new Uint8Array(0));
-  return (rva) => {
-    if (section === undefined || rva < section.header.virtualAddress || rva >= sectionEnd(section)) {
-      section = sectionAt(image, rva);
-      if (section === undefined)
-        throw new ImageError(`Cannot ${ACTION}: a base relocation is for RVA ${hex(rva)}, needed one inside a section`);
-      view = viewOf(section.data);
-    }
-    const at = rva - section.header.virtualAddress;
-    if (at + 8 <= view.byteLength) return read(view, at);
-    const padded = new Uint8Array(8);
-    padded.set(section.data.subarray(at, at + 8));
-    return read(viewOf(padded), 0);
-  };
-}
-
-/** Where there are symbols, they must say what the instructions said. */
-function checkSymbols(image: Image, reloc: Section, size: number): void {
-  const start = reloc.header.virtualAddress;
-  const needed = new Map([
-    ["__base_relocs_start", start],
-    ["__base_relocs_end", start + size],
-  ]);
-  const wrong = symbolsNamed(image, ...needed.keys()).find(({ name, rva }) => rva !== needed.get(name));
-  if (wrong === undefined) return;
-  const right = hex(needed.get(wrong.name) ?? start);
-  throw new ImageError(
-    `Cannot ${ACTION}: symbol ${wrong.name} is ${hex(wrong.rva)}, needed ${right} as data directory 5 says`,
-  );
-}
-
-/** For an RVA, ", in FUNCTION", where the image has symbols. */
-function inFunction(image: Image, { section, rva }: LeaReference): string {
-  const name = symbolBelow(image, section, rva);
-  return name === undefined ? "" : `, in ${printable(name)}`;
+function inFunction(symbols: readonly Symbol[], section: number, rva: number): string {
+  const below = symbols.filter((s) => s.section === section && s.rva <= rva && !s.name.startsWith("."));
+  const nearest = below.sort((a, b) => a.rva - b.rva).at(-1);
+  return nearest === undefined ? "" : `, in ${printable(nearest.name)}`;
 }
 
 /** Adds to the displacement of every referring instruction; two pairs may share one. */
 function patchReferences(pairs: readonly Pair[], distance: number): Map<Section, Section> {
-  const references = new Map(pairs.flat().map((reference) => [reference.rva, reference]));
   const changed = new Map<Section, Section>();
-  for (const { section, rva } of references.values()) {
+  for (const { section, rva } of new Set(pairs.flat())) {
     const copy = changed.get(section) ?? { ...section, data: section.data.slice() };
     changed.set(section, copy);
     const view = viewOf(copy.data);
@@ -321,21 +272,10 @@ function patchReferences(pairs: readonly Pair[], distance: number): Map<Section,
   return changed;
 }
 
-function replaceSections(image: Image, changed: ReadonlyMap<Section, Section>): Image {
-  return { ...image, sections: image.sections.map((s) => changed.get(s) ?? s) };
-}
-
-function withoutDiscardable({ header }: Section): number {
-  return (header.characteristics & ~MEM_DISCARDABLE) >>> 0;
-}
-
 export const command = transformCommand(
   USAGE,
   { keep: { type: "boolean" }, "strip-signature": { type: "boolean" } },
-  (bytes, values, say) =>
-    onBytes((image) => relocateReloc(image, values.keep === true, say))(
-      values["strip-signature"] === true ? stripSignature(bytes) : bytes,
-    ),
+  (image, values, say) => relocateReloc(image, values["keep"] === true, say),
 );
 
 runIfMain(import.meta.url, command);

@@ -19,10 +19,11 @@ import type { Command } from "./cli/cli.ts";
 import { FileError, ImageError, UsageError } from "./cli/errors.ts";
 import { hex, range } from "./cli/numbers.ts";
 import { authenticode, authenticodeDigests } from "./judge/authenticode.ts";
-import { parseImage, roundUp } from "./pe/image.ts";
+import { checkSumAt, directoryAt, roundUp } from "./pe/image.ts";
 import type { Image } from "./pe/image.ts";
-import { offsetOf, viewOf } from "./tables/fields.ts";
-import { COFF_HEADER, DATA_DIRECTORY, DIRECTORY_CERTIFICATE, OPTIONAL_HEADER, SIGNATURE_SIZE } from "./tables/pe.ts";
+import { parseImage } from "./pe/parse.ts";
+import { viewOf } from "./tables/fields.ts";
+import { DIRECTORY_CERTIFICATE } from "./tables/pe.ts";
 
 const USAGE = `Usage: sign.ts IN OUT --key KEY --cert CERT
 
@@ -76,12 +77,9 @@ export function signatureViolations(unsigned: Uint8Array, signed: Uint8Array): s
 
 /** File ranges: CheckSum and the certificate table's directory entry. */
 function mayChange(image: Image): [from: number, to: number][] {
-  const optional = image.lfanew + SIGNATURE_SIZE + COFF_HEADER.size;
-  const checkSum = optional + offsetOf(OPTIONAL_HEADER, "checkSum");
-  const entry = optional + OPTIONAL_HEADER.size + DIRECTORY_CERTIFICATE * DATA_DIRECTORY.size;
   return [
-    [checkSum, checkSum + CHECK_SUM_SIZE],
-    [entry, entry + DATA_DIRECTORY.size],
+    [checkSumAt(image), checkSumAt(image) + CHECK_SUM_SIZE],
+    [directoryAt(image, DIRECTORY_CERTIFICATE), directoryAt(image, DIRECTORY_CERTIFICATE + 1)],
   ];
 }
 

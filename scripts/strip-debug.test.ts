@@ -16,12 +16,14 @@ import { KINDS, builds, differences, once, run, sample } from "./dev/sample/run.
 import { emitHeader } from "./emit-header.ts";
 import { boots } from "./loaders/rules.ts";
 import { authenticode } from "./judge/authenticode.ts";
-import { definedSymbols, parseImage, serializeImage } from "./pe/image.ts";
+import { definedSymbols } from "./pe/symbols.ts";
+import { parseImage } from "./pe/parse.ts";
+import { serializeImage } from "./pe/serialize.ts";
+import { loadSpan } from "./xen/span.ts";
 import type { Image } from "./pe/image.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 import { command, debugFile, stripDebug } from "./strip-debug.ts";
 import { verify } from "./verify.ts";
-import { loadSpan } from "./xen/xen.ts";
 
 const MIB = 2 ** 20;
 const steps = (image: Image, keep: boolean): Image => emitHeader(alignSections(relocateReloc(image, keep)));

@@ -18,39 +18,24 @@
 
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { aboutFile, readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts";
-import type { Command, Io } from "./cli/cli.ts";
-import { UsageError } from "./cli/errors.ts";
+import { aboutFile, readInput, refuseSameFile, runIfMain, sayOn, silent, writeOutput } from "./cli/cli.ts";
+import type { Command, Io, Say } from "./cli/cli.ts";
+import { UsageError, failing } from "./cli/errors.ts";
 import { hex } from "./cli/numbers.ts";
-import {
-  checkSections,
-  parseImage,
-  sectionAt,
-  sectionEnd,
-  sectionTableEnd,
-  serializeImage,
-  sortSectionTable,
-  symbolsNamed,
-  withHeader,
-} from "./pe/image.ts";
+import { sectionAt, sectionEnd, sectionTableEnd, withHeader } from "./pe/image.ts";
 import type { Image, Section } from "./pe/image.ts";
-import {
-  failing,
-  isLinear,
-  layOutLinear,
-  layOutPacked,
-  refuseUnmovable,
-  repairStraySections,
-  withSections,
-} from "./xen/layout.ts";
-import { sayOn, silent, stripSignature } from "./pe/transform.ts";
-import type { Say } from "./pe/transform.ts";
+import { parseImage } from "./pe/parse.ts";
+import { serializeImage } from "./pe/serialize.ts";
+import { definedSymbols } from "./pe/symbols.ts";
+import { unsigned } from "./pe/transform.ts";
 import { readStructure } from "./tables/fields.ts";
 import { MB2_ENTRY_ADDRESS } from "./tables/multiboot.ts";
 import { CNT_UNINITIALIZED_DATA, DEBUG_DIRECTORY_ENTRY, DIRECTORY_DEBUG } from "./tables/pe.ts";
+import { layOut, layoutOf } from "./xen/layout.ts";
 import { findMultiboot2, multiboot2Tags } from "./xen/multiboot.ts";
-import { loadSpan } from "./xen/xen.ts";
-import type { LoadSpan } from "./xen/xen.ts";
+import { readyForLayout, withSections } from "./xen/sections.ts";
+import { loadSpan } from "./xen/span.ts";
+import type { LoadSpan } from "./xen/span.ts";
 
 const USAGE = `Usage: strip-debug.ts IN OUT [--debug-file FILE] [--strip-signature]
 
@@ -95,7 +80,7 @@ export function stripDebug(input: Image, say: Say = silent): Image {
     symbols: new Uint8Array(),
     strings: new Uint8Array(),
   };
-  return (isLinear(image, span) ? layOutLinear : layOutPacked)(stripped, loadSpan(stripped, ACTION), ACTION);
+  return layOut(stripped, loadSpan(stripped, ACTION), layoutOf(image, span), ACTION);
 }
 
 /**
@@ -109,27 +94,24 @@ export function debugFile(input: Image): Image {
     if (isDebug(image, section, span)) return section;
     if (section === noted?.section) return { ...section, data: section.data.subarray(0, noted.end) };
     // As GNU objcopy --only-keep-debug marks them: BFD then takes VirtualSize for the section's size.
-    const { characteristics } = section.header;
-    const flags = characteristics % (2 * CNT_UNINITIALIZED_DATA) >= CNT_UNINITIALIZED_DATA ? 0 : CNT_UNINITIALIZED_DATA;
-    return withHeader(section, { characteristics: characteristics + flags }, new Uint8Array());
+    const characteristics = (section.header.characteristics | CNT_UNINITIALIZED_DATA) >>> 0;
+    return withHeader(section, { characteristics }, new Uint8Array());
   });
   const background = image.background.slice(0, image.optional.sizeOfHeaders);
   background.fill(0, sectionTableEnd(image));
   const directories = image.directories.map((d, i) =>
     i === DIRECTORY_DEBUG && noted !== undefined ? d : { virtualAddress: 0, size: 0 },
   );
-  return layOutPacked({ ...image, directories, sections, background }, span, ACTION);
+  return layOut({ ...image, directories, sections, background }, span, "packed", ACTION);
 }
 
 // ---- what is there
 
 function prepared(input: Image): { image: Image; span: LoadSpan } {
-  checkSections(input, ACTION);
-  refuseUnmovable(input, ACTION);
-  const image = sortSectionTable(repairStraySections(input, ACTION, silent));
-  const span = loadSpan(image, ACTION);
-  requireEntryKnown(image, span);
-  return { image, span };
+  // Debug sections that have to be moved are dropped here: nobody needs to know.
+  const ready = readyForLayout(input, ACTION, silent);
+  requireEntryKnown(ready.image, ready.span);
+  return ready;
 }
 
 /** Debug information behind everything that Multiboot loads, unless the headers point into it. */
@@ -142,33 +124,30 @@ function isDebug(image: Image, section: Section, span: LoadSpan): boolean {
 }
 
 /** emit-header takes the entry point from the symbol `start`; without symbols it is the first byte of .text. */
-function requireEntryKnown(image: Image, span: LoadSpan): void {
-  const start = symbolsNamed(image, "start").find((s) => s.external && s.rva !== span.first);
-  const [text] = span.sections;
+function requireEntryKnown(image: Image, { first, sections: [text] }: LoadSpan): void {
+  const start = definedSymbols(image).find((s) => s.name === "start" && s.external && s.rva !== first);
   if (start === undefined || text === undefined) return;
   const at = findMultiboot2(text.data);
   if (at === undefined) return;
-  const tags = multiboot2Tags(text.data, at, (offset) => `RVA ${hex(span.first + offset)}`);
+  const tags = multiboot2Tags(text.data, at, (offset) => `RVA ${hex(first + offset)}`);
   if (tags.some(({ type }) => type === MB2_ENTRY_ADDRESS)) return;
-  const where = `${hex(start.rva)} and not at the first byte of ${text.name}, ${hex(span.first)}`;
+  const where = `${hex(start.rva)} and not at the first byte of ${text.name}, ${hex(first)}`;
   failing(ACTION)(`symbol start is at ${where}: emit-header needs it, strip after that`);
 }
 
 /** How far into its section the debug directory and what it describes reach. */
 function debugDirectoryData(image: Image): { section: Section; end: number } | undefined {
-  const directory = image.directories[DIRECTORY_DEBUG];
-  if (directory === undefined || directory.size === 0) return undefined;
-  const section = sectionAt(image, directory.virtualAddress);
+  const { virtualAddress = 0, size = 0 } = image.directories[DIRECTORY_DEBUG] ?? {};
+  const section = size === 0 ? undefined : sectionAt(image, virtualAddress);
   if (section === undefined) return undefined;
-  const start = section.header.virtualAddress;
-  let end = directory.virtualAddress + directory.size - start;
+  const start = virtualAddress - section.header.virtualAddress;
+  let end = start + size;
   if (end > section.data.length) return undefined;
-  const entries = { from: directory.virtualAddress - start, to: end };
-  for (let at = entries.from; at + DEBUG_DIRECTORY_ENTRY.size <= entries.to; at += DEBUG_DIRECTORY_ENTRY.size) {
+  for (let at = start; at + DEBUG_DIRECTORY_ENTRY.size <= start + size; at += DEBUG_DIRECTORY_ENTRY.size) {
     const { addressOfRawData, sizeOfData } = readStructure(DEBUG_DIRECTORY_ENTRY, section.data, at);
     // Data elsewhere would need another section with contents: then the file does without a build-id.
     if (sectionAt(image, addressOfRawData) !== section) return undefined;
-    end = Math.max(end, addressOfRawData - start + sizeOfData);
+    end = Math.max(end, addressOfRawData - section.header.virtualAddress + sizeOfData);
   }
   return { section, end };
 }
@@ -181,6 +160,7 @@ function withShortName(section: Section): Section {
 
 // ---- the command
 
+/** Writes both files or none. */
 function write(files: readonly (readonly [file: string, contents: Uint8Array])[], io: Io): void {
   const written: string[] = [];
   try {
@@ -189,7 +169,6 @@ function write(files: readonly (readonly [file: string, contents: Uint8Array])[]
       written.push(file);
     }
   } catch (error) {
-    // Both or none.
     for (const file of written) if (file !== "-" && fs.statSync(file).isFile()) fs.rmSync(file, { force: true });
     throw error;
   }
@@ -209,8 +188,7 @@ export const command: Command = {
       refuseSameFile(debug, output);
     }
     const files = aboutFile(input, () => {
-      const bytes = readInput(input, io);
-      const image = parseImage(values["strip-signature"] === true ? stripSignature(bytes) : bytes);
+      const image = unsigned(parseImage(readInput(input, io)), values);
       const stripped = serializeImage(stripDebug(image, sayOn(io, input)));
       return [
         ...(typeof debug === "string" ? [[debug, serializeImage(debugFile(image))] as const] : []),

@@ -9,6 +9,7 @@ import * as path from "node:path";
 import process from "node:process";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
+import { command as addSections } from "../add-sections.ts";
 import { alignSections, command as align } from "../align-sections.ts";
 import { commandName, realIo, writeOutput } from "./cli.ts";
 import type { Command } from "./cli.ts";
@@ -18,7 +19,8 @@ import { run, sample } from "../dev/sample/run.ts";
 import { command as emit, emitHeader } from "../emit-header.ts";
 import { command as inspect } from "../inspect.ts";
 import { command as mbEfi } from "../mb-efi.ts";
-import { parseImage, serializeImage } from "../pe/image.ts";
+import { parseImage } from "../pe/parse.ts";
+import { serializeImage } from "../pe/serialize.ts";
 import { command as relocate, relocateReloc } from "../relocate-reloc.ts";
 import { command as verify } from "../verify.ts";
 
@@ -323,15 +325,12 @@ files("a disk that fills up while OUT is written: no OUT, no temporary file, the
   }),
 );
 
-files("IN that never ends is refused", () =>
-  inFolder({}, [], (file) =>
-    fails(
-      relocate,
-      ["/dev/zero", file("OUT")],
-      1,
-      '/dev/zero: Cannot read the image: offset 0 is 00000000 (hex), needed "MZ": not a PE image\n',
-    ),
-  ),
+files("a file that never ends is refused, an image as well as what goes into one", () =>
+  inFolder({ IN: ORIGINAL }, ["IN"], async (file) => {
+    const line = "/dev/zero: Cannot read: file too large, needed at most 1 GiB\n";
+    await fails(relocate, ["/dev/zero", file("OUT")], 1, line);
+    await fails(addSections, [file("IN"), file("OUT"), "--section", ".kernel=/dev/zero"], 1, line);
+  }),
 );
 
 for (const [name, edits] of [

@@ -37,9 +37,10 @@ export interface Command {
 const STDIN = 0;
 const STDOUT = 1;
 const STDERR = 2;
+/** A read of a file whose size nobody knows begins with so many bytes. */
 const CHUNK = 1 << 20;
-/** PE files hold 32-bit offsets, and shim takes no file of 2 GiB or more (verify.c:shim_verify). */
-const MAX_FILE = 2 ** 31 - 1;
+/** Far more than Xen and dom0 in one file have, and little enough for what never ends (/dev/zero) to be refused soon. */
+const MAX_FILE = 2 ** 30;
 
 export const realIo: Io = {
   stdin: () => readAll(STDIN),
@@ -142,7 +143,7 @@ function parse(command: Command, argv: readonly string[]): { values: Values; pos
 /**
  * Reads a whole file.
  * @param file a path, or "-" for standard input
- * @throws FileError when it cannot be read or is larger than any PE file can be
+ * @throws FileError when it cannot be read or has more than 1 GiB
  */
 export function readInput(file: string, io: Io): Uint8Array {
   try {
@@ -161,6 +162,28 @@ export function readInput(file: string, io: Io): Uint8Array {
 /** How a file argument is called in messages. */
 export function displayName(file: string): string {
   return file === "-" ? "<stdin>" : file;
+}
+
+/** Runs `work`, naming the file in the ImageErrors that do not name one yet. */
+export function aboutFile<T>(file: string, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    if (error instanceof ImageError && !(error instanceof FileError))
+      throw new FileError(displayName(file), error.message);
+    throw error;
+  }
+}
+
+/** Where a command says what its user should know although it went well: one line, without the file's name. */
+export type Say = (line: string) => void;
+
+/** Says nothing: for callers that only want the result. */
+export const silent: Say = () => {};
+
+/** Says it on standard error, with the file's name in front: standard output may be the image. */
+export function sayOn(io: Io, file: string): Say {
+  return (line) => io.stderr(`${displayName(file)}: ${line}\n`);
 }
 
 /**
@@ -245,24 +268,28 @@ function writeSparse(fd: number, bytes: Uint8Array): void {
   fs.ftruncateSync(fd, bytes.length);
 }
 
+/** @param expected how many bytes there will be, if that is known: then one piece has them all */
 function readAll(fd: number, expected = 0): Uint8Array {
-  let bytes = Buffer.allocUnsafe(Math.min(Math.max(expected + 1, CHUNK), MAX_FILE));
-  let length = 0;
-  for (;;) {
-    if (length === bytes.length) {
-      if (length >= MAX_FILE) throw new ImageError("file too large");
-      const larger = Buffer.allocUnsafe(Math.min(2 * length, MAX_FILE));
-      bytes.copy(larger);
-      bytes = larger;
-    }
-    const count = retry(() => fs.readSync(fd, bytes, length, bytes.length - length, null));
-    if (count === 0) return bytes.subarray(0, length);
-    length += count;
-    if (length >= 2 && (bytes[0] !== 0x4d || bytes[1] !== 0x5a) && length > CHUNK) {
-      // No image starts so, and what we read may never end (/dev/zero): what is there is enough to say so.
-      return bytes.subarray(0, length);
-    }
+  const size = Math.max(Math.min(expected, MAX_FILE) + 1, CHUNK);
+  const pieces: Buffer[] = [];
+  for (let length = 0; length <= MAX_FILE;) {
+    const piece = readPiece(fd, size);
+    pieces.push(piece);
+    length += piece.length;
+    if (piece.length === size) continue;
+    const { buffer, byteOffset } = length === piece.length ? piece : Buffer.concat(pieces);
+    return new Uint8Array(buffer, byteOffset, length);
   }
+  throw new ImageError("file too large, needed at most 1 GiB");
+}
+
+/** The next bytes of a file: fewer than `size` only where it ends. */
+function readPiece(fd: number, size: number): Buffer {
+  const bytes = Buffer.allocUnsafe(size);
+  let length = 0;
+  for (let count = -1; count !== 0 && length < size; length += count)
+    count = retry(() => fs.readSync(fd, bytes, length, size - length, null));
+  return bytes.subarray(0, length);
 }
 
 /** @param position where in the file to begin; without it, where the last write ended */
@@ -284,17 +311,6 @@ function retry(call: () => number): number {
       if (error.code !== "EAGAIN") throw error;
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
     }
-  }
-}
-
-/** Runs `work`, naming the file in the ImageErrors that do not name one yet. */
-export function aboutFile<T>(file: string, work: () => T): T {
-  try {
-    return work();
-  } catch (error) {
-    if (error instanceof ImageError && !(error instanceof FileError))
-      throw new FileError(displayName(file), error.message);
-    throw error;
   }
 }
 

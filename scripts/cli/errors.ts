@@ -34,3 +34,13 @@ export function attempt<T>(action: string, work: () => T): { readonly value?: T;
     return { reason: message.startsWith(`Cannot ${action}`) ? message.replace(/^[^:]*: /, "") : message };
   }
 }
+
+/** Ends the work with an {@link ImageError} that says why something cannot be done. */
+export type Fail = (reason: string) => never;
+
+/** @param action what cannot be done, as in "align sections" */
+export function failing(action: string): Fail {
+  return (reason) => {
+    throw new ImageError(`Cannot ${action}: ${reason}`);
+  };
+}

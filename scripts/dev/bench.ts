@@ -15,7 +15,8 @@ import { addSections } from "../add-sections.ts";
 import { runIfMain } from "../cli/cli.ts";
 import type { Command, Io } from "../cli/cli.ts";
 import { ImageError, UsageError } from "../cli/errors.ts";
-import { parseImage, serializeImage } from "../pe/image.ts";
+import { parseImage } from "../pe/parse.ts";
+import { serializeImage } from "../pe/serialize.ts";
 import { TOP } from "./places.ts";
 
 const USAGE = `Usage: bench.ts [--runs N]

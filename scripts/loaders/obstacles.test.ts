@@ -17,7 +17,8 @@ import { PRESENT, VARIANTS, fileOf, load, skipped } from "../dev/sample/variants
 import { Spoilt } from "../dev/spoilt.ts";
 import type { Spoil } from "../dev/spoilt.ts";
 import { emitHeader } from "../emit-header.ts";
-import { parseImage, serializeImage } from "../pe/image.ts";
+import { parseImage } from "../pe/parse.ts";
+import { serializeImage } from "../pe/serialize.ts";
 import { relocateReloc } from "../relocate-reloc.ts";
 import { examine } from "./facts.ts";
 import { OBSTACLES, obstacles } from "./obstacles.ts";

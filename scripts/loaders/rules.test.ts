@@ -10,7 +10,7 @@ import { MINI_XEN as MINI } from "../dev/places.ts";
 import { Spoilt } from "../dev/spoilt.ts";
 import type { Spoil } from "../dev/spoilt.ts";
 import { emitHeader } from "../emit-header.ts";
-import { parseImage } from "../pe/image.ts";
+import { parseImage } from "../pe/parse.ts";
 import { onBytes } from "../pe/transform.ts";
 import { relocateReloc } from "../relocate-reloc.ts";
 import { examine } from "./facts.ts";

@@ -7,14 +7,16 @@ import { attempt } from "../cli/errors.ts";
 import { hex } from "../cli/numbers.ts";
 import { ABSOLUTE, entriesOf, walkRelocations } from "../loaders/relocation-table.ts";
 import type { RelocationEntry } from "../loaders/relocation-table.ts";
-import { byAddress, definedSymbols, hasFlags, sectionAt } from "../pe/image.ts";
+import { definedSymbols } from "../pe/symbols.ts";
+import { baseRelocations } from "../xen/relocations.ts";
+import { leaReferences } from "../xen/references.ts";
+import { byAddress, hasFlags, sectionAt } from "../pe/image.ts";
 import type { Image } from "../pe/image.ts";
 import { readStructure, structure, viewOf } from "../tables/fields.ts";
 import * as mb from "../tables/multiboot.ts";
 import * as pe from "../tables/pe.ts";
 import { findMultiboot1, findMultiboot2, multiboot2Tags } from "../xen/multiboot.ts";
 import type { Multiboot2Tag } from "../xen/multiboot.ts";
-import { baseRelocations, leaReferences } from "../xen/xen.ts";
 import * as names from "./inspect-names.ts";
 
 /** A data directory; an empty one where the image has fewer. */

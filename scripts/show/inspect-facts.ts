@@ -7,11 +7,13 @@ import { createHash } from "node:crypto";
 import { attempt } from "../cli/errors.ts";
 import { hex } from "../cli/numbers.ts";
 import { imageCheckSum } from "../pe/checksum.ts";
-import { checkSections, parseImage, sectionAt, sectionEnd } from "../pe/image.ts";
+import { requireMovable } from "../pe/movable.ts";
+import { parseImage } from "../pe/parse.ts";
+import { loadSpan, whyNotLinear } from "../xen/span.ts";
+import { sectionAt, sectionEnd } from "../pe/image.ts";
 import type { Image, Section } from "../pe/image.ts";
 import { offsetOf } from "../tables/fields.ts";
 import * as pe from "../tables/pe.ts";
-import { loadSpan, whyNotLinear } from "../xen/xen.ts";
 import * as boot from "./inspect-boot.ts";
 import * as names from "./inspect-names.ts";
 
@@ -72,7 +74,7 @@ function checkSumFacts(image: Image, bytes: Uint8Array) {
 }
 
 function problems(image: Image): string[] {
-  const { reason } = attempt("transform", () => checkSections(image, "transform"));
+  const { reason } = attempt("transform", () => requireMovable(image, "transform"));
   const { sizeOfImage } = image.optional;
   // EDK2 refuses the whole image when a section ends where it does not look.
   const beyond = image.sections.filter((section) => sectionEnd(section) > sizeOfImage);

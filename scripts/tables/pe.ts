@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // The structures and numbers of the PE/COFF format, in the order and the words of its specification ("PE Format", by
-// Microsoft); Xen's name for a structure (xen/include/efi/pe.h) stands beside it. No code: pe/image.ts reads and writes.
+// Microsoft); Xen's name for a structure (xen/include/efi/pe.h) stands beside it. No code.
 
 import { structure } from "./fields.ts";
 import type { Fields } from "./fields.ts";
@@ -113,13 +113,16 @@ export const MEM_EXECUTE = 0x20000000;
 export const MEM_READ = 0x40000000;
 export const MEM_WRITE = 0x80000000;
 /** "Base Relocation Types". */
+export const REL_BASED_ABSOLUTE = 0;
+export const REL_BASED_HIGHLOW = 3;
+export const REL_BASED_DIR64 = 10;
 export const RELOCATION_NAMES: Readonly<Record<number, string>> = {
-  0: "ABSOLUTE",
+  [REL_BASED_ABSOLUTE]: "ABSOLUTE",
   1: "HIGH",
   2: "LOW",
-  3: "HIGHLOW",
+  [REL_BASED_HIGHLOW]: "HIGHLOW",
   4: "HIGHADJ",
-  10: "DIR64",
+  [REL_BASED_DIR64]: "DIR64",
 };
 /** Data directory indices. */
 export const DIRECTORY_CERTIFICATE = 4;

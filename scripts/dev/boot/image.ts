@@ -9,7 +9,8 @@ import * as path from "node:path";
 import { ImageError } from "../../cli/errors.ts";
 import { run, runScript } from "./run.ts";
 import { TOOLS } from "./tools.ts";
-import { parseImage, roundUp } from "../../pe/image.ts";
+import { parseImage } from "../../pe/parse.ts";
+import { roundUp } from "../../pe/image.ts";
 
 /** How a path for Secure Boot has its image: as signed, with one bit changed after that, or never signed. */
 export type Signature = "signed" | "tampered" | "unsigned";

@@ -6,9 +6,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { alignSections } from "../../align-sections.ts";
 import { emitHeader } from "../../emit-header.ts";
-import { parseImage, serializeImage } from "../../pe/image.ts";
-import type { Image } from "../../pe/image.ts";
-import { stripSignature } from "../../pe/transform.ts";
+import { onBytes, stripSignature } from "../../pe/transform.ts";
 import { relocateReloc } from "../../relocate-reloc.ts";
 import { SAMPLES } from "../places.ts";
 import { makeSample } from "../sample/text.ts";
@@ -29,16 +27,14 @@ export function corpus(): Base[] {
 }
 
 function stages(name: string, bytes: Uint8Array): Base[] {
-  const unsigned = stripSignature(bytes);
-  const then = (step: (image: Image) => Image, input: Uint8Array): Uint8Array =>
-    serializeImage(step(parseImage(input)));
-  const relocated = then((image) => relocateReloc(image, false), unsigned);
-  const aligned = then(alignSections, relocated);
+  const unsigned = onBytes(stripSignature)(bytes);
+  const relocated = onBytes((image) => relocateReloc(image, false))(unsigned);
+  const aligned = onBytes((image) => alignSections(image))(relocated);
   return [
     { name, bytes },
     { name: `${name}, relocated`, bytes: relocated },
-    { name: `${name}, kept`, bytes: then((image) => relocateReloc(image, true), unsigned) },
+    { name: `${name}, kept`, bytes: onBytes((image) => relocateReloc(image, true))(unsigned) },
     { name: `${name}, aligned`, bytes: aligned },
-    { name: `${name}, with headers`, bytes: then(emitHeader, aligned) },
+    { name: `${name}, with headers`, bytes: onBytes((image) => emitHeader(image))(aligned) },
   ];
 }

@@ -3,7 +3,8 @@
 // do. Random bytes alone hardly ever get past the first check.
 
 import { Buffer } from "node:buffer";
-import { parseImage, roundUp, sectionAt } from "../../pe/image.ts";
+import { parseImage } from "../../pe/parse.ts";
+import { roundUp, sectionAt } from "../../pe/image.ts";
 import type { Image } from "../../pe/image.ts";
 import { readStructure, viewOf } from "../../tables/fields.ts";
 import type { Row, Structure } from "../../tables/fields.ts";

@@ -14,9 +14,12 @@ import { inspectText } from "../../inspect.ts";
 import { PROFILES } from "../../loaders/profiles.ts";
 import { boots, verdictLine } from "../../loaders/rules.ts";
 import { authenticode, authenticodeDigests } from "../../judge/authenticode.ts";
-import { parseImage, serializeImage } from "../../pe/image.ts";
+import { parseImage } from "../../pe/parse.ts";
+import { serializeImage } from "../../pe/serialize.ts";
+import { baseRelocations } from "../../xen/relocations.ts";
+import type { BaseRelocation } from "../../xen/relocations.ts";
 import type { Image } from "../../pe/image.ts";
-import { stripSignature } from "../../pe/transform.ts";
+import { onBytes, stripSignature } from "../../pe/transform.ts";
 import { relocateReloc } from "../../relocate-reloc.ts";
 import { debugFile, stripDebug } from "../../strip-debug.ts";
 import { offsetOf, readStructure } from "../../tables/fields.ts";
@@ -24,8 +27,6 @@ import { MB2_HEADER } from "../../tables/multiboot.ts";
 import { COFF_HEADER, DIRECTORY_DEBUG, OPTIONAL_HEADER, SIGNATURE_SIZE } from "../../tables/pe.ts";
 import { verify } from "../../verify.ts";
 import { findMultiboot1, findMultiboot2 } from "../../xen/multiboot.ts";
-import { baseRelocations } from "../../xen/xen.ts";
-import type { BaseRelocation } from "../../xen/xen.ts";
 
 /** Something that must not happen. `kind` says what, without the numbers of this image: two of a kind are one bug. */
 export class Finding extends Error {
@@ -89,7 +90,7 @@ function timed<T>(work: () => T): [T, milliseconds: number] {
 
 function judgeAll(bytes: Uint8Array, extent: Extent): Outcome {
   if (extent === "all") judgeReaders(bytes);
-  const unsigned = attempt("stripSignature", () => stripSignature(bytes)) ?? bytes;
+  const unsigned = attempt("stripSignature", () => onBytes(stripSignature)(bytes)) ?? bytes;
   const image = attempt("parseImage", () => parseImage(unsigned));
   if (image === undefined) return { steps: 0, verified: 0 };
   judgeRoundTrip(image, unsigned);

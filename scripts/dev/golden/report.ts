@@ -3,7 +3,7 @@
 
 import { createTwoFilesPatch, diffLines, FILE_HEADERS_ONLY } from "diff";
 import { hex } from "../../cli/numbers.ts";
-import { parseImage } from "../../pe/image.ts";
+import { parseImage } from "../../pe/parse.ts";
 import type { Image } from "../../pe/image.ts";
 import { offsetOf } from "../../tables/fields.ts";
 import { COFF_HEADER, OPTIONAL_HEADER, SIGNATURE_SIZE } from "../../tables/pe.ts";
