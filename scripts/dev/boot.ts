@@ -12,8 +12,9 @@ import type { Command, Io, Values } from "../cli/cli.ts";
 import { ImageError, UsageError } from "../cli/errors.ts";
 import { AptError } from "./apt.ts";
 import { dom0Initrd } from "./boot/dom0.ts";
+import type { Load } from "./boot/given.ts";
 import { PATHS } from "./boot/paths.ts";
-import type { BootPath, Load } from "./boot/paths.ts";
+import type { BootPath } from "./boot/paths.ts";
 import {
   LIMIT_SECONDS,
   MATRIX,

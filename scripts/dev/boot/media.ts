@@ -8,11 +8,8 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { run } from "./run.ts";
 
-/** A file on a medium: a copy of one of ours, or a text. */
-export type Source = { readonly file: string } | { readonly text: string };
-
-/** What is on a medium, by path. */
-export type Files = Readonly<Record<string, Source>>;
+/** What is on a medium, by path: a copy of the file of this name, or a text. */
+export type Files = Readonly<Record<string, string | { readonly text: string }>>;
 
 const SECTOR = 512;
 /** Where the partition of a disk begins. */
@@ -57,11 +54,11 @@ export async function grubCd(work: string, configuration: string, files: Files):
 /** A CD that isolinux boots from. */
 export async function isolinuxCd(work: string, configuration: string, files: Files): Promise<string[]> {
   const modules = ["ldlinux", "libcom32", "mboot"].map((name) => `${name}.c32`);
-  const programs = modules.map((name) => [name, { file: `/usr/lib/syslinux/modules/bios/${name}` }] as const);
+  const programs = modules.map((name) => [name, `/usr/lib/syslinux/modules/bios/${name}`] as const);
   const tree = stage(work, {
     ...files,
     ...Object.fromEntries(programs),
-    "isolinux.bin": { file: "/usr/lib/ISOLINUX/isolinux.bin" },
+    "isolinux.bin": "/usr/lib/ISOLINUX/isolinux.bin",
     "isolinux.cfg": { text: configuration },
   });
   const cd = path.join(work, "isolinux.iso");
@@ -105,8 +102,8 @@ function stage(work: string, files: Files): string {
   for (const [name, source] of Object.entries(files)) {
     const target = path.join(tree, name);
     fs.mkdirSync(path.dirname(target), { recursive: true });
-    if ("text" in source) fs.writeFileSync(target, source.text);
-    else fs.copyFileSync(source.file, target, fs.constants.COPYFILE_FICLONE);
+    if (typeof source === "string") fs.copyFileSync(source, target, fs.constants.COPYFILE_FICLONE);
+    else fs.writeFileSync(target, source.text);
   }
   return tree;
 }

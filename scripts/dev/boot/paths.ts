@@ -1,26 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //
 // The boot paths: from power-on through a real boot loader to the image. One entry each: which firmware, what it needs,
-// how the image finds itself entered, and the medium with the loader's configuration. All of them give Xen the same
-// command line and, where there is a dom0, the same kernel and initramfs.
+// how the image finds itself entered, and the medium. What all of them are given is in given.ts.
 
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { kexecInitrd } from "./dom0.ts";
+import {
+  DOM0_OPTIONS,
+  GAVE_UP,
+  KEXEC_JUMPS,
+  XEN_OPTIONS,
+  bootFiles,
+  dom0Sections,
+  grubScript,
+  ipxeScript,
+  sbatFile,
+  sbatSection,
+  unified,
+  xenCfg,
+} from "./given.ts";
+import type { Load } from "./given.ts";
 import { sign, signForeign, strip, tamper, unify, unifyByObjcopy } from "./image.ts";
-import type { Sections, Signature } from "./image.ts";
+import type { Signature } from "./image.ts";
 import { fatDisk, grubCd, grubProgram, isolinuxCd, tftpNetwork } from "./media.ts";
 import type { Files } from "./media.ts";
 import { TOOLS, foreign } from "./tools.ts";
 import type { ForeignName, ToolName } from "./tools.ts";
-
-/** What is booted, and where the path may make its media. */
-export interface Load {
-  readonly image: string;
-  /** Left out for an image that needs none, as mini-xen. */
-  readonly dom0: { readonly kernel: string; readonly initrd: string } | undefined;
-  readonly work: string;
-}
 
 /** How an image finds itself entered, in mini-xen's words. */
 export type Entry = "efi" | "mb1" | "mb2-bios" | "mb2-efi";
@@ -38,16 +44,6 @@ export interface BootPath {
   media(load: Load): Promise<string[]> | string[];
 }
 
-/** How a loader's configuration, which is ours, begins what it prints; verdict.ts shows the last of it. */
-export const OUR_WORD = "BOOT-TEST";
-/** Printed when the loader has given up. */
-export const GAVE_UP = `${OUR_WORD} the loader gave up`;
-/** Printed before kexec leaves its Linux for good. */
-export const KEXEC_JUMPS = `${OUR_WORD} kexec jumps`;
-
-const XEN_OPTIONS = "console=com1 com1=115200,8n1 loglvl=all noreboot";
-const DOM0_OPTIONS = "console=hvc0 panic=-1";
-
 const onDisk: readonly ToolName[] = ["qemu", "ovmf", "mkfs", "mtools"];
 const grubBehindShim: readonly ToolName[] = ["shim", "grubMkstandalone", "grubEfi"];
 const GRUB_EFI_MODULES = path.dirname(TOOLS.grubEfi.is);
@@ -58,7 +54,6 @@ interface GrubsWay {
   readonly says: string;
   /** Those that it needs, besides what every way needs. */
   readonly modules: string;
-  readonly entryOnEfi: Entry;
   /** GRUB's configuration. */
   script(load: Load): string;
 }
@@ -66,31 +61,21 @@ interface GrubsWay {
 const CHAINLOADER: GrubsWay = {
   says: "chainloader",
   modules: "chain",
-  entryOnEfi: "efi",
   script: () => grubScript("chainloader /xen.efi"),
 };
 const PEIMAGE: GrubsWay = { ...CHAINLOADER, says: "chainloader, its own PE loader", modules: "chain peimage" };
-const MULTIBOOT2: GrubsWay = {
-  says: "multiboot2",
-  modules: "multiboot2",
-  entryOnEfi: "mb2-efi",
-  script: (load) => grubScript(`multiboot2 /xen.efi ${XEN_OPTIONS}`, ...grubModules("module2", load)),
-};
-const MULTIBOOT1: GrubsWay = {
-  says: "multiboot",
-  modules: "multiboot",
-  entryOnEfi: "mb1",
-  script: (load) => grubScript(`multiboot /xen.efi ${XEN_OPTIONS}`, ...grubModules("module", load)),
-};
+const MULTIBOOT2 = multiboot("multiboot2", "module2");
+const MULTIBOOT1 = multiboot("multiboot", "module");
 
-/** Boots when all commands succeed. The empty line at the end: a halt may come before the last characters are out. */
-function grubScript(...commands: readonly string[]): string {
-  const boot = commands.reduceRight((rest, one) => `if ${one}; then\n${rest}fi\n`, "boot\n");
-  return `search --no-floppy --file --set=root /xen.efi\n${boot}echo "${GAVE_UP}"\necho\nhalt\n`;
-}
-
-function grubModules(command: string, { dom0 }: Load): string[] {
-  return dom0 === undefined ? [] : [`${command} /vmlinuz ${DOM0_OPTIONS}`, `${command} /initrd`];
+function multiboot(command: string, moduleCommand: string): GrubsWay {
+  return {
+    says: command,
+    modules: command,
+    script: ({ dom0 }) => {
+      const modules = [`${moduleCommand} /vmlinuz ${DOM0_OPTIONS}`, `${moduleCommand} /initrd`];
+      return grubScript(`${command} /xen.efi ${XEN_OPTIONS}`, ...(dom0 === undefined ? [] : modules));
+    },
+  };
 }
 
 export const PATHS: readonly BootPath[] = [
@@ -101,10 +86,9 @@ export const PATHS: readonly BootPath[] = [
     entry: "efi",
     tools: onDisk,
     // Xen reads the .cfg that is called as it was itself.
-    media: (load) =>
-      fatDisk(load.work, { [PROGRAM]: { file: load.image }, ...xenCfg(load, "EFI/BOOT/", "BOOTX64.CFG") }),
+    media: (load) => fatDisk(load.work, { [PROGRAM]: load.image, ...xenCfg(load, "EFI/BOOT/", "BOOTX64.CFG") }),
   },
-  grubOnEfi("grub-efi-chain", "2.06", CHAINLOADER),
+  grubOnEfi("grub-efi-chain", "2.06", CHAINLOADER, "efi"),
   {
     name: "shim",
     loader: "shim, as its second stage",
@@ -114,8 +98,8 @@ export const PATHS: readonly BootPath[] = [
     // Shim starts the grubx64.efi beside it, and leaves its own name in the loaded image's path: both names get a .cfg.
     media: (load) =>
       fatDisk(load.work, {
-        [PROGRAM]: { file: TOOLS.shim.is },
-        "EFI/BOOT/GRUBX64.EFI": { file: load.image },
+        [PROGRAM]: TOOLS.shim.is,
+        "EFI/BOOT/GRUBX64.EFI": load.image,
         ...xenCfg(load, "EFI/BOOT/", "BOOTX64.CFG"),
         ...xenCfg(load, "EFI/BOOT/", "GRUBX64.CFG"),
       }),
@@ -128,14 +112,14 @@ export const PATHS: readonly BootPath[] = [
     tools: [...onDisk, "systemdBoot"],
     media: (load) =>
       fatDisk(load.work, {
-        [PROGRAM]: { file: TOOLS.systemdBoot.is },
+        [PROGRAM]: TOOLS.systemdBoot.is,
         "loader/loader.conf": { text: "timeout 0\ndefault xen.conf\n" },
         "loader/entries/xen.conf": { text: "title Xen\nefi /xen.efi\n" },
-        "xen.efi": { file: load.image },
+        "xen.efi": load.image,
         ...xenCfg(load, "", "xen.cfg"),
       }),
   },
-  grubOnEfi("grub-efi-mb2", "2.06", MULTIBOOT2),
+  grubOnEfi("grub-efi-mb2", "2.06", MULTIBOOT2, "mb2-efi"),
   grubOnBios("grub-bios-mb2", MULTIBOOT2, "mb2-bios"),
   grubOnBios("grub-bios-mb1", MULTIBOOT1, "mb1"),
   {
@@ -185,16 +169,16 @@ export const PATHS: readonly BootPath[] = [
     entry: "efi",
     tools: [...onDisk, "ipxeEfi"],
     media: async (load) => [
-      ...(await fatDisk(load.work, { [PROGRAM]: { file: TOOLS.ipxeEfi.is } })),
+      ...(await fatDisk(load.work, { [PROGRAM]: TOOLS.ipxeEfi.is })),
       ...tftpNetwork(path.join(load.work, "net"), ipxeScript("kernel xen.efi"), {
-        "xen.efi": { file: await unified(load) },
+        "xen.efi": await unified(load),
       }),
     ],
   },
-  grubOnEfi("grub212-efi-mb2", "2.12", MULTIBOOT2, "grub212"),
-  grubOnEfi("grub212-peimage", "2.12", PEIMAGE, "grub212"),
-  grubOnEfi("grub214-efi-mb2", "2.14", MULTIBOOT2, "grub214"),
-  grubOnEfi("grub214-peimage", "2.14", PEIMAGE, "grub214"),
+  grubOnEfi("grub212-efi-mb2", "2.12", MULTIBOOT2, "mb2-efi", "grub212"),
+  grubOnEfi("grub212-peimage", "2.12", PEIMAGE, "efi", "grub212"),
+  grubOnEfi("grub214-efi-mb2", "2.14", MULTIBOOT2, "mb2-efi", "grub214"),
+  grubOnEfi("grub214-peimage", "2.14", PEIMAGE, "efi", "grub214"),
   {
     name: "kexec",
     loader: "kexec-tools' Multiboot1, from a running Linux",
@@ -204,7 +188,7 @@ export const PATHS: readonly BootPath[] = [
     foreign: ["kernel"],
     media: async (load) => {
       const files = new Map(
-        Object.entries(bootFiles(load)).map(([name, { file }]) => [name, fs.readFileSync(file)] as const),
+        Object.entries(bootFiles(load)).map(([name, file]) => [name, fs.readFileSync(file)] as const),
       );
       const modules = load.dom0 === undefined ? [] : [`--module=/vmlinuz ${DOM0_OPTIONS}`, "--module=/initrd"];
       const options = ["/xen.efi", `--command-line=${XEN_OPTIONS}`, ...modules];
@@ -219,14 +203,14 @@ export const PATHS: readonly BootPath[] = [
     firmware: "U-Boot",
     entry: "efi",
     tools: ["qemu", "uBoot", "mkfs", "mtools"],
-    media: async (load) => fatDisk(load.work, { [PROGRAM]: { file: await unified(load) } }),
+    media: async (load) => fatDisk(load.work, { [PROGRAM]: await unified(load) }),
   },
   ...secured({
     name: "sb-efi",
     loader: "the firmware itself",
     entry: "efi",
     tools: [],
-    media: ({ work, image }) => fatDisk(work, { [PROGRAM]: { file: image } }),
+    media: ({ work, image }) => fatDisk(work, { [PROGRAM]: image }),
   }),
   ...secured({
     name: "sb-shim",
@@ -317,7 +301,7 @@ async function securedImage(load: Load, signature: Signature): Promise<string> {
 
 async function shimDisk(work: string, secondStage: string, files: Files = {}): Promise<string[]> {
   const shim = await signForeign(work, TOOLS.shim.is);
-  return fatDisk(work, { [PROGRAM]: { file: shim }, "EFI/BOOT/GRUBX64.EFI": { file: secondStage }, ...files });
+  return fatDisk(work, { [PROGRAM]: shim, "EFI/BOOT/GRUBX64.EFI": secondStage, ...files });
 }
 
 async function securedGrubDisk(load: Load, way: GrubsWay): Promise<string[]> {
@@ -327,18 +311,24 @@ async function securedGrubDisk(load: Load, way: GrubsWay): Promise<string[]> {
 }
 
 /** @param suite where it is not the installed GRUB; other suites' module folders work with its grub-mkstandalone */
-function grubOnEfi(name: string, version: string, way: GrubsWay, suite?: "grub212" | "grub214"): BootPath {
+function grubOnEfi(
+  name: string,
+  version: string,
+  way: GrubsWay,
+  entry: Entry,
+  suite?: "grub212" | "grub214",
+): BootPath {
   return {
     name,
     loader: `GRUB ${version} ${way.says}`,
     firmware: "OVMF",
-    entry: way.entryOnEfi,
+    entry,
     tools: [...onDisk, "grubMkstandalone", "grubEfi"],
     foreign: suite === undefined ? [] : [suite],
     media: async (load) => {
       const modulesFolder = suite === undefined ? GRUB_EFI_MODULES : await foreign(suite);
       const program = await grubProgram(load.work, modulesFolder, way.modules, way.script(load));
-      return fatDisk(load.work, { [PROGRAM]: { file: program }, ...bootFiles(load), ...xenCfg(load, "", "xen.cfg") });
+      return fatDisk(load.work, { [PROGRAM]: program, ...bootFiles(load), ...xenCfg(load, "", "xen.cfg") });
     },
   };
 }
@@ -352,58 +342,4 @@ function grubOnBios(name: string, way: GrubsWay, entry: Entry): BootPath {
     tools: ["qemu", "seabios", "grubMkrescue", "grubPc", "xorriso", "mtools"],
     media: (load) => grubCd(load.work, way.script(load), bootFiles(load)),
   };
-}
-
-function ipxeScript(...commands: readonly string[]): string {
-  return [
-    "#!ipxe",
-    ...[...commands, "boot"].map((command) => `${command} || goto failed`),
-    ":failed",
-    `echo ${GAVE_UP}`,
-    "poweroff",
-    "",
-  ].join("\n");
-}
-
-function bootFiles({ image, dom0 }: Load): Record<string, { readonly file: string }> {
-  const modules = dom0 === undefined ? {} : { vmlinuz: { file: dom0.kernel }, initrd: { file: dom0.initrd } };
-  return { "xen.efi": { file: image }, ...modules };
-}
-
-/** The configuration of Xen's own EFI loader, and what it names. */
-function xenCfg({ dom0 }: Load, folder: string, name: string): Files {
-  if (dom0 === undefined) return {};
-  return {
-    [folder + name]: { text: cfgText("vmlinuz", "initrd") },
-    [`${folder}vmlinuz`]: { file: dom0.kernel },
-    [`${folder}initrd`]: { file: dom0.initrd },
-  };
-}
-
-function cfgText(kernel: string, initrd: string): string {
-  return `[global]\ndefault=xen\n[xen]\noptions=${XEN_OPTIONS}\nkernel=${kernel} ${DOM0_OPTIONS}\nramdisk=${initrd}\n`;
-}
-
-/** The image with configuration, kernel and initramfs inside: over the network Xen has no file system to read. */
-async function unified(load: Load): Promise<string> {
-  return load.dom0 === undefined ? load.image : await unify(load.work, load.image, dom0Sections(load));
-}
-
-/** What a unified Xen has inside; an image that needs no dom0 has nothing. */
-function dom0Sections({ dom0, work }: Load): Sections {
-  if (dom0 === undefined) return {};
-  const configuration = path.join(work, "unified.cfg");
-  fs.writeFileSync(configuration, cfgText("vmlinuz", "initrd"));
-  return { ".config": configuration, ".kernel": dom0.kernel, ".ramdisk": dom0.initrd };
-}
-
-/** Without one shim starts nothing that it finds by itself. */
-function sbatSection({ work }: Load): Sections {
-  return { ".sbat": sbatFile(work, "xen.test,1,Boot test,xen,1,https://xenproject.org/") };
-}
-
-function sbatFile(work: string, component: string): string {
-  const file = path.join(work, `${component.split(",")[0]}.sbat.csv`);
-  fs.writeFileSync(file, `sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n${component}\n`);
-  return file;
 }

@@ -3,7 +3,7 @@
 // Reads the lines of a serial console and tells how far a boot came. No I/O.
 
 import { DOM0_MARKER } from "./dom0.ts";
-import { GAVE_UP, OUR_WORD } from "./paths.ts";
+import { GAVE_UP, OUR_WORD } from "./given.ts";
 
 /** Where a boot may stop with success. */
 export type Goal = "mini-xen" | "xen-efi" | "xen" | "dom0";

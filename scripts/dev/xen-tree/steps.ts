@@ -68,12 +68,10 @@ export const CASES: readonly Case[] = [
 /** Why a step cannot be done here; the next ones can. */
 export class Skip extends Error {}
 
-export interface Step {
-  readonly name: string;
-  run(): void | Promise<void>;
-}
+/** What a step checks, how, and whether only a split tree can. */
+type Step = readonly [name: string, run: (tree: TestedTree) => Promise<void>, onlySplit?: "split"];
 
-interface Places {
+export interface Places {
   /** Absolute, all of them. */
   readonly folder: string;
   readonly source: string;
@@ -98,44 +96,41 @@ const INSTALLED_IN_SPLIT = {
   },
 };
 
-/** The steps of a case; later ones build on earlier ones. */
-export function steps(one: Case, places: Places): Step[] {
+/** In this order: later ones build on earlier ones. */
+const STEPS: readonly Step[] = [
+  ["install-xen changes nothing when run twice, and --remove gives the same tree back", (tree) => tree.installs()],
+  [
+    `without ${OPTION} one line says that xen.efi was built without Multiboot, and the build goes on`,
+    (tree) => tree.buildsWithoutMultiboot(),
+    "split",
+  ],
+  ["make builds xen.mb.efi, and says so in one short line", (tree) => tree.builds()],
+  ["verify and check-loaders take it", (tree) => tree.judged(tree.mbEfi, tree.efi)],
+  [
+    "no executable section is writable or has base relocations, and without debug sections NX_COMPAT is kept",
+    (tree) => tree.isStrict(),
+    "split",
+  ],
+  ["mb-efi.ts makes the same bytes", (tree) => tree.isWhatMbEfiMakes()],
+  ["make again does nothing", (tree) => tree.buildsNothingAgain()],
+  [
+    "a newer tool or another node makes xen.mb.efi anew, and nothing else of xen.efi; V=1 shows the command",
+    (tree) => tree.buildsOnlyWhatChanged(),
+  ],
+  ["without node the build goes on, with one line, and leaves no old xen.mb.efi", (tree) => tree.buildsWithoutNode()],
+  ["without xen.efi there is no old xen.mb.efi either", (tree) => tree.buildsWithoutPe()],
+  ["make install and uninstall treat it as xen.efi", (tree) => tree.isInstalled()],
+  ...["efi", "grub-bios-mb2"].map((name): Step => [`boots through ${name}, up to dom0`, (tree) => tree.boots(name)]),
+  ["make clean removes it, and --remove after a build all that came of it", (tree) => tree.cleans()],
+];
+
+/** The steps of a case. */
+export function steps(one: Case, places: Places): { name: string; run: () => Promise<void> }[] {
   const tree = new TestedTree(one, places);
-  const boots = ["efi", "grub-bios-mb2"].map((name): Step => ({
-    name: `boots through ${name}, up to dom0`,
-    run: () => tree.boots(name),
+  return STEPS.filter(([, , only]) => only === undefined || one.split).map(([name, run]) => ({
+    name,
+    run: () => run(tree),
   }));
-  const onlySplit = (step: Step): Step[] => (one.split ? [step] : []);
-  return [
-    {
-      name: "install-xen changes nothing when run twice, and --remove gives the same tree back",
-      run: () => tree.installs(),
-    },
-    ...onlySplit({
-      name: `without ${OPTION} one line says that xen.efi was built without Multiboot, and the build goes on`,
-      run: () => tree.buildsWithoutMultiboot(),
-    }),
-    { name: "make builds xen.mb.efi, and says so in one short line", run: () => tree.builds() },
-    { name: "verify and check-loaders take it", run: () => tree.judged(tree.mbEfi, tree.efi) },
-    ...onlySplit({
-      name: "no executable section is writable or has base relocations, and without debug sections NX_COMPAT is kept",
-      run: () => tree.isStrict(),
-    }),
-    { name: "mb-efi.ts makes the same bytes", run: () => tree.isWhatMbEfiMakes() },
-    { name: "make again does nothing", run: () => tree.buildsNothingAgain() },
-    {
-      name: "a newer tool or another node makes xen.mb.efi anew, and nothing else of xen.efi; V=1 shows the command",
-      run: () => tree.buildsOnlyWhatChanged(),
-    },
-    {
-      name: "without node the build goes on, with one line, and leaves no old xen.mb.efi",
-      run: () => tree.buildsWithoutNode(),
-    },
-    { name: "without xen.efi there is no old xen.mb.efi either", run: () => tree.buildsWithoutPe() },
-    { name: "make install and uninstall treat it as xen.efi", run: () => tree.isInstalled() },
-    ...boots,
-    { name: "make clean removes it, and --remove after a build all that came of it", run: () => tree.cleans() },
-  ];
 }
 
 class TestedTree {
