@@ -152,24 +152,17 @@ async function mirrorBases(suite: string): Promise<string[]> {
  */
 export function chooseBases(targets: string, suite: string): string[] {
   const wantsSecurity = isSecurity(suite);
-  const named = new Set<string>();
-  const guessed = new Set<string>();
-  for (const line of targets.split("\n")) {
+  const archives = targets.split("\n").flatMap((line) => {
     const [base = "", release = "", origin = "", label = ""] = line.split("|");
     const unknown = origin === "" || origin.startsWith("$(");
-    if (base === "" || base.startsWith("cdrom:") || (!unknown && origin !== "Debian")) continue;
-    const holdsSecurity = unknown ? isSecurity(release) : label === "Debian-Security";
-    if (holdsSecurity === wantsSecurity) {
-      named.add(base);
-      continue;
-    }
-    // Mirrors keep the two archives side by side, and a machine's sources may name only one of them.
-    const sibling = wantsSecurity
-      ? base.replace(/\/debian\/?$/, "/debian-security/")
-      : base.replace(/\/debian-security\/?$/, "/debian/");
-    if (sibling !== base) guessed.add(sibling);
-  }
-  return named.size > 0 ? [...named] : [...guessed];
+    if (base === "" || base.startsWith("cdrom:") || (!unknown && origin !== "Debian")) return [];
+    return [{ base, hasSecurity: unknown ? isSecurity(release) : label === "Debian-Security" }];
+  });
+  const named = archives.filter(({ hasSecurity }) => hasSecurity === wantsSecurity).map(({ base }) => base);
+  if (named.length > 0) return [...new Set(named)];
+  // Mirrors keep the two archives side by side, and a machine's sources may name only one of them.
+  const [ends, instead] = wantsSecurity ? [/\/debian\/?$/, "/debian-security/"] : [/\/debian-security\/?$/, "/debian/"];
+  return [...new Set(archives.filter(({ base }) => ends.test(base)).map(({ base }) => base.replace(ends, instead)))];
 }
 
 function isSecurity(suite: string): boolean {

@@ -201,7 +201,11 @@ export class XenTree {
 
   #write(file: string, contents: Uint8Array | undefined): void {
     const full = path.join(this.#root, file);
-    if (contents === undefined) fs.rmSync(full);
-    else writeOutput(full, contents, this.#io);
+    if (contents !== undefined) return writeOutput(full, contents, this.#io);
+    try {
+      fs.rmSync(full);
+    } catch (error) {
+      throw new FileError(full, `Cannot remove: ${(error as Error).message}`);
+    }
   }
 }
