@@ -77,12 +77,8 @@ export function kexecInitrd(
  * An initramfs of busybox, which must be statically linked, and a script that it runs.
  * @param files further files by name without the leading slash; all are executable
  */
-export function initramfs(
-  init: string,
-  files: ReadonlyMap<string, Uint8Array> = new Map(),
-  busybox = "/bin/busybox",
-): Uint8Array {
-  const all = new Map([["bin/busybox", fs.readFileSync(busybox)], ["init", Buffer.from(init)], ...files]);
+function initramfs(init: string, files: ReadonlyMap<string, Uint8Array> = new Map()): Uint8Array {
+  const all = new Map([["bin/busybox", fs.readFileSync("/bin/busybox")], ["init", Buffer.from(init)], ...files]);
   const folders = new Set(["dev", "proc", "sys"]);
   for (const name of all.keys()) {
     for (let at = name.indexOf("/"); at >= 0; at = name.indexOf("/", at + 1)) folders.add(name.slice(0, at));
