@@ -7,7 +7,7 @@ import { hasFlags, sectionAt, sectionEnd } from "../judge/read.ts";
 import type { Pe, Section } from "../judge/read.ts";
 import { DIRECTORY_BASE_RELOCATION, MEM_DISCARDABLE, MEM_READ } from "../tables/pe.ts";
 import type { SectionHeader } from "../tables/pe.ts";
-import { sectionsStoredAs } from "./checks.ts";
+import { isStoredAs } from "./checks.ts";
 import type { RelocationEvidence } from "./facts.ts";
 import type { Corruption } from "./relocation-table.ts";
 import type { Check } from "./rules.ts";
@@ -79,10 +79,10 @@ export function corruptTable(...how: readonly Corruption[]): Check {
 export const LOADER_TYPES: readonly number[] = [0, 1, 2, 3, 10];
 export const XEN_TYPES: readonly number[] = [0, 3, 10];
 
-/** @param args what the loader's message has in it */
+/** @param args what the loader's message has in it, in its order */
 export function typeNotIn(
   known: readonly number[],
-  args: (type: number, rva: number) => number[] = (type) => [type],
+  args: (type: number, rva: number) => number[] = (type, rva) => [type, rva],
 ): Check {
   return ({ relocations: { types } }) => {
     const [type, rva] = [...types].find(([type]) => !known.includes(type)) ?? [];
@@ -105,7 +105,7 @@ export const targetNotWritable: Check = ({ relocations: { unwritable: u } }) =>
 // ---- the section .reloc, by which shim and Red Hat's GRUB relocate
 
 function relocSectionChecks(looked: Looked): { none: Check; several: Check; isNotTable: Check } {
-  const relocs = (image: Pe): Section[] => sectionsStoredAs(image, ".reloc").filter(looked);
+  const relocs = (image: Pe): Section[] => image.sections.filter((s) => isStoredAs(s, ".reloc") && looked(s));
   return {
     none: ({ image }) =>
       relocs(image).length !== 0 ? undefined : "there is no readable section .reloc: nothing is relocated",

@@ -135,9 +135,9 @@ export function anySection(found: (section: Section, image: Pe) => string | unde
   };
 }
 
-/** Those that have this name in the eight bytes of the header: one from the string table is none to most loaders. */
-export function sectionsStoredAs({ sections }: Pe, name: string): Section[] {
-  return sections.filter((s) => s.header.name === name.padEnd(8, "\0"));
+/** Whether it has this name in the eight bytes of the header: one from the string table is none to most loaders. */
+export function isStoredAs({ header }: Section, name: string): boolean {
+  return header.name === name.padEnd(8, "\0");
 }
 
 const outside = (rva: number, { optional }: Pe): boolean => rva >= optional.sizeOfImage;
@@ -269,7 +269,7 @@ export const notNxCompat: Check = (evidence) =>
     ? undefined
     : `DllCharacteristics is ${hex(evidence.image.optional.dllCharacteristics)}, needed NX_COMPAT (${hex(pe.NX_COMPAT)})`;
 
-export const sectionAlignmentBelowPage: Check = ({ image: { optional: o } }) =>
+const sectionAlignmentBelowPage: Check = ({ image: { optional: o } }) =>
   o.sectionAlignment >= pe.PAGE_SIZE
     ? undefined
     : `SectionAlignment is ${hex(o.sectionAlignment)}, needed at least ${hex(pe.PAGE_SIZE)}`;
@@ -286,3 +286,8 @@ export const anyWritableAndExecutable = anySection(writableAndExecutable);
 export const loadedWritableAndExecutable = anySection((s) =>
   hasFlags(s, pe.MEM_READ) && !discardable(s) ? writableAndExecutable(s) : undefined,
 );
+
+// What the claim promises.
+export const nxAlignmentBelowPage = onlyIf(claimsNx, sectionAlignmentBelowPage);
+export const nxNotPageAligned = onlyIf(claimsNx, notPageAligned);
+export const nxWritableAndExecutable = onlyIf(claimsNx, anyWritableAndExecutable);

@@ -3,7 +3,7 @@
 // asks for. Read from the sources named in each table; the words are those of the source, or of the built loader.
 // Firmware says no with a status and nothing else, which whoever called it prints: EFI_UNSUPPORTED is "Unsupported".
 
-import { hex, range } from "../cli/numbers.ts";
+import { hex } from "../cli/numbers.ts";
 import { sectionEnd } from "../judge/read.ts";
 import { SIZE_2M } from "../tables/pe.ts";
 import * as reloc from "./checks-relocations.ts";
@@ -16,9 +16,9 @@ import type { Check, Profile, Rule } from "./rules.ts";
 /** Where Xen's payloads are looked up by name (xen/common/efi/boot.c): at most eight characters, no string table. */
 const PAYLOADS = [".config", ".kernel", ".ramdisk", ".ucode", ".xsm"];
 
-const payloadOutsideImage = check.anySection((s, { optional: { sizeOfImage } }) =>
-  PAYLOADS.includes(s.header.name.replace(/\0+$/, "")) && sectionEnd(s) > sizeOfImage
-    ? `is at RVA ${range(s.header.virtualAddress, sectionEnd(s))}, SizeOfImage is ${hex(sizeOfImage)}`
+const payloadOutsideImage = check.anySection((s, image) =>
+  PAYLOADS.some((name) => check.isStoredAs(s, name)) && sectionEnd(s) > image.optional.sizeOfImage
+    ? check.placeIn(s, image)
     : undefined,
 );
 
@@ -60,11 +60,13 @@ export const XEN_EFI: readonly Rule[] = [
   ]),
 ];
 
-/** Under a loader that leaves discardable sections out. */
-export const XEN_WITHOUT_DISCARDABLE: readonly Rule[] = rulesOf(
-  `${XEN} xen/arch/x86/efi/efi-boot.h:efi_arch_relocate_image`,
-  [["xen-reloc-discardable", "stops", "Unsupported relocation type", reloc.tableNotLoaded]],
-);
+/** The same under a loader that leaves discardable sections out. */
+export const XEN_UNDER_SHIM: readonly Rule[] = [
+  ...XEN_EFI,
+  ...rulesOf(`${XEN} xen/arch/x86/efi/efi-boot.h:efi_arch_relocate_image`, [
+    ["xen-reloc-discardable", "stops", "Unsupported relocation type", reloc.tableNotLoaded],
+  ]),
+];
 
 // ---- EDK2
 
@@ -103,21 +105,15 @@ const EDK2_RULES: readonly Rule[] = [
 
 const VERIFICATION = `${EDK2} SecurityPkg/Library/DxeImageVerificationLib/DxeImageVerificationLib.c`;
 
-/** What any signature over the file would mean; that there is none, or by whom, is not the image's shape. */
-function signatureRules(source: string): Rule[] {
-  return rulesOf(source, [
-    ["hash-uneven", "warn", "", check.hashProblem("gap", "twice", "order")],
-    ["hash-padding", "warn", "", check.hashProblem("padding")],
-    ["unsigned", "warn", "", check.unsigned],
-  ]);
-}
-
 const SECURE_BOOT: readonly Rule[] = [
   ...rulesOf(`${VERIFICATION}:HashPeImage`, [["hash-sum", "refuse", "Access Denied", check.hashProblem("sum")]]),
   ...rulesOf(`${VERIFICATION}:DxeImageVerificationHandler`, [
     ["certificate-last", "refuse", "Access Denied", check.certificateNotLast],
+    // What any signature would mean; that there is none, or by whom, is not the image's shape.
+    ["hash-uneven", "warn", "", check.hashProblem("gap", "twice", "order")],
+    ["hash-padding", "warn", "", check.hashProblem("padding")],
+    ["unsigned", "warn", "", check.unsigned],
   ]),
-  ...signatureRules(`${VERIFICATION}:DxeImageVerificationHandler`),
 ];
 
 // ---- U-Boot
@@ -152,36 +148,32 @@ const U_BOOT_RULES: readonly Rule[] = [
 
 // ---- profiles
 
-/** Xen's own rules follow those of whoever loads it. */
-const efi = (
-  name: string,
-  loader: string,
-  needed: boolean,
-  rules: readonly Rule[],
-  shows?: Profile["shows"],
-): Profile => profile(name, "firmware", loader, needed, [rules, XEN_EFI], shows);
-
 export const EFI_PROFILES: readonly Profile[] = [
-  efi("xen", "Xen itself, once it runs as an EFI application", true, []),
-  efi("edk2", "UEFI firmware, LoadImage", true, EDK2_RULES),
-  efi("edk2-secure-boot", "UEFI firmware with Secure Boot, once the file is signed with a key in db", true, [
-    ...EDK2_RULES,
-    ...SECURE_BOOT,
-  ]),
-  efi(
+  profile("xen", "firmware", "Xen itself, once it runs as an EFI application", true, [XEN_EFI]),
+  profile("edk2", "firmware", "UEFI firmware, LoadImage", true, [EDK2_RULES, XEN_EFI]),
+  profile(
+    "edk2-secure-boot",
+    "firmware",
+    "UEFI firmware with Secure Boot, once the file is signed with a key in db",
+    true,
+    [EDK2_RULES, SECURE_BOOT, XEN_EFI],
+  ),
+  profile(
     "systemd-boot",
+    "firmware",
     "systemd-boot, an efi entry (LoadImage)",
     true,
-    EDK2_RULES,
+    [EDK2_RULES, XEN_EFI],
     (says) => `Error loading EFI binary: ${says}`,
   ),
-  efi(
+  profile(
     "grub-chainloader",
+    "firmware",
     "GRUB's chainloader as upstream has it (LoadImage)",
     true,
-    EDK2_RULES,
+    [EDK2_RULES, XEN_EFI],
     () => "cannot load image",
   ),
-  efi("ipxe-efi", "iPXE as an EFI program (LoadImage)", true, EDK2_RULES),
-  efi("u-boot-efi", "U-Boot's bootefi", false, U_BOOT_RULES),
+  profile("ipxe-efi", "firmware", "iPXE as an EFI program (LoadImage)", true, [EDK2_RULES, XEN_EFI]),
+  profile("u-boot-efi", "firmware", "U-Boot's bootefi", false, [U_BOOT_RULES, XEN_EFI]),
 ];

@@ -176,14 +176,14 @@ export const OBSTACLES: readonly Row[] = [
   [
     "nx-claim",
     "emit-header",
-    check.onlyIf(check.claimsNx, check.anyWritableAndExecutable),
+    check.nxWritableAndExecutable,
     'yet NX_COMPAT is claimed: GRUB 2.14 says "NX compatible image with W|X section", then "cannot load image"',
     "GNU ld set NX_COMPAT by default for a while; the step clears the claim",
   ],
   [
     "nx-claim-place",
     "emit-header",
-    check.onlyIf(check.claimsNx, check.notPageAligned),
+    check.nxNotPageAligned,
     "yet NX_COMPAT is claimed: " +
       'GRUB 2.14 says "NX compatible image with badly aligned section", then "cannot load image"',
   ],

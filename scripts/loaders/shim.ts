@@ -6,7 +6,7 @@ import { hex } from "../cli/numbers.ts";
 import type { Pe, Section } from "../judge/read.ts";
 import * as reloc from "./checks-relocations.ts";
 import * as check from "./checks.ts";
-import { XEN_EFI, XEN_WITHOUT_DISCARDABLE } from "./efi.ts";
+import { XEN_EFI, XEN_UNDER_SHIM } from "./efi.ts";
 import { profile, rulesOf } from "./rules.ts";
 import type { Check, Profile, Rule } from "./rules.ts";
 
@@ -84,7 +84,7 @@ const NX_SECTIONS: readonly Rule[] = [
   ]),
 ];
 
-const sbatOf = (image: Pe): Section[] => check.sectionsStoredAs(image, ".sbat");
+const sbatOf = (image: Pe): Section[] => image.sections.filter((s) => check.isStoredAs(s, ".sbat"));
 
 export const noSbat: Check = ({ image }) => (sbatOf(image).length !== 0 ? undefined : "there is no section .sbat");
 const twoSbat: Check = ({ image }) => (sbatOf(image).length < 2 ? undefined : "there are two sections .sbat");
@@ -112,8 +112,6 @@ const SECOND_STAGE: readonly Rule[] = [
   ]),
   ...rulesOf(`${SHIM} pe.c:handle_image`, [["unsigned", "warn", "", check.unsigned]]),
 ];
-
-const XEN_UNDER_SHIM: readonly Rule[] = [...XEN_EFI, ...XEN_WITHOUT_DISCARDABLE];
 
 // ---- Red Hat's GRUB
 
@@ -179,7 +177,7 @@ const peimage = (version: string, sizes: readonly Rule[]): Rule[] => [
       "peimage-reloc-type",
       "refuse",
       "unsupported relocation type %d, rva 0x%08lx",
-      reloc.typeNotIn(reloc.LOADER_TYPES, (type, rva) => [type, rva]),
+      reloc.typeNotIn(reloc.LOADER_TYPES),
     ],
     // Block sizes are trusted; one of 0 is walked for ever.
     ["peimage-reloc-block", "stops", "", reloc.corruptTable()],
@@ -189,25 +187,10 @@ const peimage = (version: string, sizes: readonly Rule[]): Rule[] => [
 ];
 
 const PEIMAGE_2_14: readonly Rule[] = rulesOf(`${PEIMAGE} (2.14)`, [
-  [
-    "peimage-nx-page",
-    "refuse",
-    "NX compatible image with sub-page section alignment",
-    check.onlyIf(check.claimsNx, check.sectionAlignmentBelowPage),
-  ],
+  ["peimage-nx-page", "refuse", "NX compatible image with sub-page section alignment", check.nxAlignmentBelowPage],
   ["peimage-raw-size", "refuse", "section data larger than virtual size", check.rawLargerThanVirtual],
-  [
-    "peimage-nx-place",
-    "refuse",
-    "NX compatible image with badly aligned section",
-    check.onlyIf(check.claimsNx, check.notPageAligned),
-  ],
-  [
-    "peimage-nx-section",
-    "refuse",
-    "NX compatible image with W|X section",
-    check.onlyIf(check.claimsNx, check.anyWritableAndExecutable),
-  ],
+  ["peimage-nx-place", "refuse", "NX compatible image with badly aligned section", check.nxNotPageAligned],
+  ["peimage-nx-section", "refuse", "NX compatible image with W|X section", check.nxWritableAndExecutable],
 ]);
 
 /** What the chainloader command prints last, over any reason. */
