@@ -31,35 +31,35 @@ export async function loadCommands(): Promise<Command[]> {
 
 /** A usage text in its parts. */
 export interface Usage {
-  /** "mb-efi.ts IN OUT [--keep]", of one line. */
-  readonly synopsis: string;
-  /** Other ways to call it. */
-  readonly alternatives: readonly string[];
-  readonly paragraphs: readonly string[];
+  /** "mb-efi.ts IN OUT [--keep]", and other ways to call it, of one line each. */
+  readonly synopses: readonly string[];
+  /** What follows, parted by empty lines. */
+  readonly blocks: readonly string[];
   /** "--keep", "leave .reloc …" */
-  readonly options: readonly (readonly [option: string, text: string])[];
+  readonly options: readonly Option[];
 }
 
-/** Takes a usage text apart: the synopsis up to the first empty line, options by their indentation, paragraphs. */
+export type Option = readonly [option: string, text: string];
+
 export function parseUsage({ usage }: Command): Usage {
   const [first = "", ...blocks] = usage.trimEnd().split("\n\n");
   const name = /^Usage: (\S+)/.exec(first)?.[1] ?? "";
   // A line that goes on is indented; one that begins with the name is another way.
   const ways = first.replace(/^Usage: /, "").split(new RegExp(`\\n\\s*(?=${name})`));
-  const [synopsis = "", ...alternatives] = ways.map((way) => way.replace(/\n\s+/g, " "));
-  const paragraphs: string[] = [];
-  const options: [string, string][] = [];
-  for (const block of blocks) {
-    if (!block.startsWith("  ")) {
-      paragraphs.push(block.replace(/\n/g, " "));
-      continue;
-    }
-    for (const line of block.split("\n")) {
-      const [, option, text] = /^ {2}(\S(?:.*?\S)?)(?: {2,}(\S.*))?$/.exec(line) ?? [];
-      const last = options.at(-1);
-      if (option !== undefined) options.push([option, text ?? ""]);
-      else if (last !== undefined) last[1] = `${last[1]} ${line.trim()}`.trim();
-    }
-  }
-  return { synopsis, alternatives, paragraphs, options };
+  return {
+    synopses: ways.map((way) => way.replace(/\n\s+/g, " ")),
+    blocks,
+    options: blocks.flatMap(optionsOf),
+  };
+}
+
+/** The options that a block describes, each with its text in one line; none where it describes something else. */
+export function optionsOf(block: string): Option[] {
+  const entries = block.split(/\n(?= {2}-)/).map((entry) => entry.replace(/\n\s+/g, " "));
+  return block.startsWith("  -")
+    ? entries.map((entry) => {
+        const [option = "", ...text] = entry.trim().split(/ {2,}/);
+        return [option, text.join(" ")];
+      })
+    : [];
 }

@@ -48,7 +48,7 @@ const agree = suite("descriptions");
 agree("README's table has every script that users run, in the usage text's words", () => {
   assert.equal(
     TABLE,
-    COMMANDS.map((command) => parseUsage(command).synopsis),
+    COMMANDS.map((command) => parseUsage(command).synopses[0]),
   );
 });
 
@@ -68,7 +68,8 @@ agree("every other script is for working on the project, and a make target runs 
 
 agree("a usage text names every option that the script takes, and no other", () => {
   for (const command of COMMANDS) {
-    const { synopsis, options } = parseUsage(command);
+    const { options, synopses } = parseUsage(command);
+    const [synopsis = ""] = synopses;
     const described = options.map(([option]) => /^--([a-z-]+)/.exec(option)?.[1]).filter((name) => name !== undefined);
     assert.equal([...described].sort(), [...Object.keys(command.options), "help"].sort(), synopsis);
     const inSynopsis = [...synopsis.matchAll(/--([a-z-]+)/g)].map(([, name = ""]) => name);
@@ -158,7 +159,8 @@ manual("man and mandoc have nothing to say against it", () => {
 
 manual("it has every script with every option, and every make target", () => {
   for (const command of COMMANDS) {
-    const { synopsis, options } = parseUsage(command);
+    const { options, synopses } = parseUsage(command);
+    const [synopsis = ""] = synopses;
     const plain = PAGE.replace(/\\-/g, "-").replace(/\\&/g, "");
     assert.ok(plain.includes(`.SS ${synopsis.split(" ")[0]}\n`), synopsis);
     for (const [option] of options)
@@ -167,11 +169,17 @@ manual("it has every script with every option, and every make target", () => {
   for (const name of TARGETS) assert.ok(PAGE.includes(`.B ${name.replace(/-/g, "\\-")}\n`), name);
 });
 
+manual("a table of a usage text is a table", () => {
+  const table = /\n\.nf\n([^]*?)\n\.fi\n/.exec(PAGE)?.[1] ?? "";
+  assert.ok(table.split("\n").length > 20, table);
+  assert.match(table, /^ {2}\* edk2 {2,}UEFI firmware, LoadImage$/m);
+});
+
 manual("man.ts writes it, in ASCII, the same every time", async () => {
   assert.match(man.usage, /^Usage: man\.ts OUT\n/);
   assert.is(await manualPage(), PAGE);
   assert.not.match(PAGE, /[^\n -~]/);
-  assert.not.match(PAGE, /^\.(?!\\"|TH|SH|SS|PP|TP|B|BR|br|nh|ad)/m);
+  assert.not.match(PAGE, /^\.(?!\\"|TH|SH|SS|PP|TP|B|BR|br|nh|ad|nf|fi)/m);
 });
 
 manual.after(() => fs.rmSync(folder, { recursive: true }));

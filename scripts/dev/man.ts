@@ -6,11 +6,12 @@
 
 import { Buffer } from "node:buffer";
 import * as fs from "node:fs";
-import { fileURLToPath } from "node:url";
+import * as path from "node:path";
 import { runIfMain, writeOutput } from "../cli/cli.ts";
 import type { Command } from "../cli/cli.ts";
-import { loadCommands, parseUsage } from "./commands.ts";
+import { loadCommands, optionsOf, parseUsage } from "./commands.ts";
 import type { Usage } from "./commands.ts";
+import { TOP } from "./places.ts";
 
 const USAGE = `Usage: man.ts OUT
 
@@ -23,12 +24,12 @@ Exit status: 0 done, 1 a file cannot be read or written, 2 wrong usage.
 `;
 
 /** When what this file says itself was last changed; everything else is as new as its source. */
-const DATE = "2026-11-24";
+const DATE = "2026-11-25";
 
 /** The page, in roff with the man macros. */
 export async function manualPage(): Promise<string> {
   const usages = (await loadCommands()).map(parseUsage);
-  const { version } = JSON.parse(read("package.json")) as { version: string };
+  const { version } = JSON.parse(fs.readFileSync(path.join(TOP, "package.json"), "utf8")) as { version: string };
   return `${[
     '.\\" SPDX-License-Identifier: GPL-2.0-only',
     `.TH XEN\\-MB\\-EFI 1 ${DATE} "xen\\-mb\\-efi ${version}" "User Commands"`,
@@ -40,9 +41,7 @@ export async function manualPage(): Promise<string> {
     ".SH SYNOPSIS",
     ".B make",
     "XEN_EFI=\\fIxen.efi\\fR [OUT=\\fIdirectory\\fR] [RELOC=move|keep] [\\fItarget\\fR ...]",
-    ...usages.flatMap(({ synopsis, alternatives }) =>
-      [synopsis, ...alternatives].flatMap((way) => [".br", synopsisLine(way)]),
-    ),
+    ...usages.flatMap(({ synopses }) => synopses.flatMap((way) => [".br", synopsisLine(way)])),
     ".SH DESCRIPTION",
     roff(
       "xen.mb.efi is xen.efi as UEFI firmware boots it, and besides it is what shim under Secure Boot, GRUB's multiboot2, multiboot and chainloader on BIOS and EFI, syslinux, iPXE, kexec and QEMU take.",
@@ -54,26 +53,20 @@ export async function manualPage(): Promise<string> {
     ".SH SCRIPTS",
     ...usages.flatMap(section),
     ".SH MAKE TARGETS",
-    ...targets().flatMap(([name, text]) => [".TP", `.B ${roff(name)}`, roff(text)]),
+    ...targets().flatMap(tagged),
     ".SH EXIT STATUS",
-    ...[
-      ["0", "Done."],
-      [
-        "1",
-        "The image is unsuitable, or a file cannot be read or written. Standard error has a line for each reason: FILE: Cannot ...: where, found, needed.",
-      ],
-      ["2", "Wrong usage. Make's own status is 2 whatever has failed."],
-    ].flatMap(([status = "", text = ""]) => [".TP", `.B ${status}`, roff(text)]),
+    ...tagged(["0", "Done."]),
+    ...tagged([
+      "1",
+      "The image is unsuitable, or a file cannot be read or written. Standard error has a line for each reason: FILE: Cannot ...: where, found, needed.",
+    ]),
+    ...tagged(["2", "Wrong usage. Make's own status is 2 whatever has failed."]),
     ".SH SEE ALSO",
     ".BR grub\\-file (1),",
     ".BR objdump (1),",
     ".BR qemu\\-system\\-x86_64 (1),",
     ".BR sbsign (1)",
   ].join("\n")}\n`;
-}
-
-function read(file: string): string {
-  return fs.readFileSync(fileURLToPath(new URL(`../../${file}`, import.meta.url)), "utf8");
 }
 
 /** Text as roff takes it: no backslash, no control line, hyphens that can be copied, ASCII. */
@@ -91,27 +84,37 @@ function synopsisLine(synopsis: string): string {
 }
 
 /** What nearly every script says is said once, under EXIT STATUS. */
-const SAID_ONCE = / ?Exit status: 0 done, 1 [^.]*, 2 wrong usage\.$/;
+const SAID_ONCE = /\s?Exit status: 0 done, 1 [^.]*, 2 wrong usage\.$/;
 
-function section({ synopsis, paragraphs, options }: Usage): string[] {
+function section({ synopses, blocks }: Usage): string[] {
+  const [synopsis = ""] = synopses;
   return [
     `.SS ${roff(synopsis.split(" ")[0] ?? "")}`,
-    ...paragraphs
-      .map((text) => text.replace(SAID_ONCE, ""))
-      .filter((text) => text !== "")
-      .flatMap((text, i) => [...(i === 0 ? [] : [".PP"]), roff(text)]),
-    ...options
-      .filter(([option]) => option !== "--help")
-      .flatMap(([option, text]) => [".TP", `.B ${roff(option)}`, roff(text)]),
+    ...blocks
+      .map((block) => blockLines(block.replace(SAID_ONCE, "")))
+      .filter((lines) => lines.join("") !== "")
+      .flatMap((lines, i) => (i === 0 || lines[0] === ".TP" ? lines : [".PP", ...lines])),
   ];
+}
+
+/** Options, a heading with a table, whose lines stay as they are, or a paragraph. */
+function blockLines(block: string): string[] {
+  const options = optionsOf(block);
+  if (options.length !== 0) return options.filter(([option]) => option !== "--help").flatMap(tagged);
+  const [heading = "", ...lines] = block.split("\n");
+  if (lines.some((line) => line.startsWith("  "))) return [roff(heading), ".nf", ...lines.map(roff), ".fi"];
+  return [roff([heading, ...lines].join(" "))];
+}
+
+function tagged([tag, text]: readonly [tag: string, text: string]): string[] {
+  return [".TP", `.B ${roff(tag)}`, roff(text)];
 }
 
 /** As `make help` lists them. */
 function targets(): [name: string, text: string][] {
-  return [...read("Makefile").matchAll(/^([a-z-]+):.*?## (.*)$/gm)].map(([, name = "", text = ""]) => [
-    name,
-    text.replace(/\$\(OUT\)/g, "OUT"),
-  ]);
+  const makefile = fs.readFileSync(path.join(TOP, "Makefile"), "utf8");
+  const lines = [...makefile.matchAll(/^([a-z-]+):.*?## (.*)$/gm)];
+  return lines.map(([, name = "", text = ""]) => [name, text.replace(/\$\(OUT\)/g, "OUT")]);
 }
 
 export const command: Command = {
