@@ -121,6 +121,42 @@ rules("verify reaches the judges, the tables and the command line, and nothing e
   );
 });
 
+const MAP = read("scripts/README.md");
+
+rules("scripts/README.md says of each room what it may import", () => {
+  const said = [...MAP.matchAll(/^\| `(\w+)\/` \|.*\| ?(.*) \|$/gm)].map(
+    ([, room = "", imports = ""]) => `${room}: ${imports}`,
+  );
+  const table = Object.entries(MAY_IMPORT).map(([room, others]) => `${room}: ${others.join(", ")}`);
+  none(
+    [
+      ...said.filter((row) => !table.includes(row) && row !== "dev: anything"),
+      ...table.filter((row) => !said.includes(row)),
+    ],
+    "two descriptions of the rooms",
+  );
+});
+
+rules("what scripts/README.md names is there", () => {
+  const exists = (file: string): boolean =>
+    [TOP, path.join(TOP, "scripts")].some((place) => fs.existsSync(path.join(place, file)));
+  const files = [...MAP.matchAll(/`([\w./-]+(?:\.(?:ts|txt|md)|\/))`/g)].map(([, file = ""]) => file);
+  const names = [...MAP.matchAll(/`([\w/-]+\.ts)`:\s((?:`\w+`(?:, )?)+)/g)].flatMap(([, file = "", list = ""]) =>
+    [...list.matchAll(/\w+/g)].map(([name]) => [file, name] as const),
+  );
+  if (files.length < 20 || names.length < 15)
+    throw new Error(`only ${files.length} files and ${names.length} names found`);
+  const declares = (file: string, name: string): boolean =>
+    new RegExp(`^(export )?(async )?(function|const|class|interface) ${name}\\b`, "m").test(read(`scripts/${file}`));
+  none(
+    [
+      ...files.filter((file) => !exists(file)),
+      ...names.filter(([file, name]) => !exists(file) || !declares(file, name)).map((pair) => pair.join(": ")),
+    ],
+    "who looks there finds nothing",
+  );
+});
+
 rules("a script that users run imports only node: modules and this project's files", () => {
   const runtime = SCRIPTS.filter((file) => !isTestSide(file));
   if (runtime.length < 10) throw new Error(`only ${runtime.length} scripts found`);
