@@ -3,7 +3,7 @@
 // held against what expected.ts has worked out.
 
 import { Buffer } from "node:buffer";
-import { hex, range } from "../cli/numbers.ts";
+import { hex, printable, range } from "../cli/numbers.ts";
 import { offsetOf, viewOf } from "../tables/fields.ts";
 import * as pe from "../tables/pe.ts";
 import { authenticode } from "./authenticode.ts";
@@ -86,7 +86,7 @@ export function spelled(field: string): string {
 function sameFields<T extends object>(what: string, found: T, needed: T, findings: Findings): void {
   // Names are padded with zeros, which no terminal shows.
   const shown = (value: unknown): number | bigint | string =>
-    typeof value === "string" ? JSON.stringify(value) : (value as number | bigint);
+    typeof value === "string" ? `"${printable(value)}"` : (value as number | bigint);
   for (const field of Object.keys(needed) as (keyof T & string)[])
     findings.same(`${what} ${spelled(field)}`, shown(found[field]), shown(needed[field]));
 }
