@@ -29,7 +29,6 @@ Plants faults into the steps, one at a time, and says which of them a step or ve
 Exit status: 0 every fault is refused or changes nothing, 1 one survives or cannot be planted, 2 wrong usage.
 `;
 
-const TABLE = path.join(SCRIPTS, "dev/mutants/table.txt");
 const REAL_XEN = path.join(SAMPLES, "xen/4.17.7+13/xen.efi");
 const AT_ONCE = 2;
 /** A fault may make a step run for ever; the chain of four takes a second or two. */
@@ -56,6 +55,10 @@ export function readTable(text: string): Mutant[] {
   }
   return mutants;
 }
+
+export const MUTANTS: readonly Mutant[] = readTable(
+  fs.readFileSync(path.join(SCRIPTS, "dev/mutants/table.txt"), "utf8"),
+);
 
 /**
  * The file's text with the fault in it.
@@ -144,9 +147,7 @@ export const command: Command = {
   options: { only: { type: "string" } },
   positionals: [],
   async run(_positionals, { only = "" }, io) {
-    const mutants = readTable(fs.readFileSync(TABLE, "utf8")).filter(({ file, what }) =>
-      `${file}: ${what}`.includes(String(only)),
-    );
+    const mutants = MUTANTS.filter(({ file, what }) => `${file}: ${what}`.includes(String(only)));
     const images = [MINI_XEN, REAL_XEN].filter((file) => fs.existsSync(file) || process.env.CI === "true");
     if (images.length < 2) io.stdout("skipped: Xen 4.17.7+13 is not in samples/xen (make fetch-xen)\n");
     const folder = fs.mkdtempSync(path.join(os.tmpdir(), "mutants-"));
