@@ -14,8 +14,8 @@ import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
-import { aboutFile, displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts";
-import type { Command } from "./cli/cli.ts";
+import { aboutFile, readInput, refuseSameFile, runIfMain, sayOn, writeOutput } from "./cli/cli.ts";
+import type { Command, Say } from "./cli/cli.ts";
 import { FileError, ImageError, UsageError } from "./cli/errors.ts";
 import { hex, range } from "./cli/numbers.ts";
 import { authenticode, authenticodeDigests } from "./judge/authenticode.ts";
@@ -135,7 +135,7 @@ function runTool(tool: string, args: readonly string[]): string[] {
   return lines;
 }
 
-function signed(bytes: Uint8Array, key: string, cert: string, warn: (line: string) => void): Uint8Array {
+function signed(bytes: Uint8Array, key: string, cert: string, warn: Say): Uint8Array {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), "xen-mb-efi-sign-"));
   try {
     const [from, to] = [path.join(folder, "unsigned.efi"), path.join(folder, "signed.efi")];
@@ -166,12 +166,12 @@ export const command: Command = {
       return read;
     });
     // Not the temporary name, by which sbsign calls the file.
-    const result = signed(bytes, key, cert, (line) => io.stderr(`${displayName(input)}: ${line}\n`));
+    const result = signed(bytes, key, cert, sayOn(io, input));
     const violations = aboutFile(output, () => [
       ...signatureViolations(bytes, result),
       ...digestViolations(bytes, result),
     ]);
-    for (const line of violations) io.stderr(`${displayName(output)}: Cannot ${ACTION}: ${line}\n`);
+    for (const line of violations) sayOn(io, output)(`Cannot ${ACTION}: ${line}`);
     if (violations.length !== 0) return 1;
     writeOutput(output, result, io);
     return 0;

@@ -5,8 +5,11 @@ import * as fc from "fast-check";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { checkSumOf } from "../dev/sample/build.ts";
+import { builds } from "../dev/sample/run.ts";
 import { checkSum } from "../judge/checksum.ts";
 import { imageCheckSum } from "./checksum.ts";
+import { checkSumAt } from "./image.ts";
+import { parseImage } from "./parse.ts";
 
 const RUNS = { seed: 20261124, numRuns: 300 } as const;
 
@@ -38,6 +41,13 @@ sums("stays exact over megabytes of the largest words", () => {
     const needed = checkSumOf(file, 0);
     assert.is(imageCheckSum(file, 64), needed);
     assert.is(checkSum(file, 64), needed);
+  }
+});
+
+sums("is the linker's on the known builds", () => {
+  for (const { id, bytes } of builds()) {
+    const image = parseImage(bytes);
+    assert.is(imageCheckSum(bytes, checkSumAt(image)), image.optional.checkSum, id);
   }
 });
 

@@ -9,7 +9,6 @@ import { ImageError } from "../cli/errors.ts";
 import { checkSumOf } from "../dev/sample/build.ts";
 import { builds, run, sample } from "../dev/sample/run.ts";
 import { command as emit, emitHeader } from "../emit-header.ts";
-import { imageCheckSum } from "./checksum.ts";
 import { definedSymbols } from "./symbols.ts";
 import { parseImage } from "./parse.ts";
 import { serializeImage } from "./serialize.ts";
@@ -151,27 +150,6 @@ named("takes no auxiliary record for a symbol, however it looks", () => {
 });
 
 named.run();
-
-// ---
-
-const checkSum = suite("imageCheckSum()");
-
-for (const size of [256, 257, 258, 259, 260, 263, 1000, 65537, 65539]) {
-  checkSum(`is the definition's sum at ${size} bytes`, () => {
-    const bytes = Uint8Array.from({ length: size }, (_, i) => (i * 167 + (i >> 3) * 31 + 255) & 0xff);
-    for (const at of [64, 65, 66, 67, 100])
-      assert.is(imageCheckSum(bytes, at), checkSumOf(bytes, at - 64), `field at ${at}`);
-  });
-}
-
-checkSum("is the linker's on the known builds", () => {
-  for (const { id, bytes } of builds()) {
-    const image = parseImage(bytes);
-    assert.is(imageCheckSum(bytes, image.lfanew + 24 + 64), image.optional.checkSum, id);
-  }
-});
-
-checkSum.run();
 
 // ---
 

@@ -78,17 +78,6 @@ export function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
-const LITTLE_ENDIAN_HOST = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
-
-/** The whole 32-bit words, signed, of these bytes; a copy where the host cannot look at their own memory so. */
-export function words32(bytes: Uint8Array): Int32Array {
-  const count = bytes.length >>> 2;
-  if (LITTLE_ENDIAN_HOST && bytes.byteOffset % 4 === 0) return new Int32Array(bytes.buffer, bytes.byteOffset, count);
-  if (LITTLE_ENDIAN_HOST) return new Int32Array(new Uint8Array(bytes).buffer, 0, count);
-  const view = viewOf(bytes);
-  return Int32Array.from({ length: count }, (_, i) => view.getInt32(4 * i, true));
-}
-
 function bytesOf(width: Width): number {
   return width === "char8" ? 8 : width;
 }

@@ -1,29 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // How Multiboot headers are found and decoded; tables/multiboot.ts has their fields.
 
-import { ImageError } from "../cli/errors.ts";
+import { failing } from "../cli/errors.ts";
+import type { Fail } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
 import { roundUp } from "../pe/image.ts";
 import { readStructure, viewOf } from "../tables/fields.ts";
-import {
-  MB1_ALIGN,
-  MB1_MAGIC,
-  MB1_SEARCH,
-  MB2_ALIGN,
-  MB2_ARCHITECTURE_I386,
-  MB2_END,
-  MB2_HEADER,
-  MB2_MAGIC,
-  MB2_SEARCH,
-  MB2_TAG,
-} from "../tables/multiboot.ts";
+import * as mb from "../tables/multiboot.ts";
 
 /**
  * The offset of the first Multiboot header: on a multiple of 4, with the magic and a checksum that fits.
  * @param limit bytes that are looked at
  */
-export function findMultiboot1(bytes: Uint8Array, limit = MB1_SEARCH): number | undefined {
-  return find(bytes, limit, MB1_ALIGN, MB1_MAGIC, [4, 8]);
+export function findMultiboot1(bytes: Uint8Array, limit = mb.MB1_SEARCH): number | undefined {
+  return find(bytes, limit, mb.MB1_ALIGN, mb.MB1_MAGIC, 3);
 }
 
 /** The checksum field that makes magic, flags (and other words) and itself add up to 0. */
@@ -39,8 +29,8 @@ export interface Multiboot2Tag {
 }
 
 /** The offset of the first Multiboot2 header: on a multiple of 8, with the magic and a checksum that fits. */
-export function findMultiboot2(bytes: Uint8Array, limit = MB2_SEARCH): number | undefined {
-  return find(bytes, limit, MB2_ALIGN, MB2_MAGIC, [4, 8, 12]);
+export function findMultiboot2(bytes: Uint8Array, limit = mb.MB2_SEARCH): number | undefined {
+  return find(bytes, limit, mb.MB2_ALIGN, mb.MB2_MAGIC, 4);
 }
 
 /**
@@ -50,25 +40,22 @@ export function findMultiboot2(bytes: Uint8Array, limit = MB2_SEARCH): number | 
  * @throws ImageError when they do not fill the header exactly, up to an END tag
  */
 export function multiboot2Tags(bytes: Uint8Array, at: number, where: (offset: number) => string): Multiboot2Tag[] {
-  const header = readStructure(MB2_HEADER, bytes, at);
+  const header = readStructure(mb.MB2_HEADER, bytes, at);
   const end = at + header.headerLength;
-  const fail = (reason: string): never => {
-    throw new ImageError(`Cannot read the Multiboot2 header at ${where(at)}: ${reason}`);
-  };
-  if (header.architecture !== MB2_ARCHITECTURE_I386)
-    fail(`architecture is ${header.architecture}, needed ${MB2_ARCHITECTURE_I386} (i386)`);
+  const fail: Fail = failing(`read the Multiboot2 header at ${where(at)}`);
+  if (header.architecture !== mb.MB2_ARCHITECTURE_I386)
+    fail(`architecture is ${header.architecture}, needed ${mb.MB2_ARCHITECTURE_I386} (i386)`);
   if (end > bytes.length)
     fail(`header_length is ${hex(header.headerLength)}, needed at most ${hex(bytes.length - at)}`);
   const tags: Multiboot2Tag[] = [];
-  for (let tagAt = at + MB2_HEADER.size; tagAt + MB2_TAG.size <= end;) {
-    const { type, flags, size } = readStructure(MB2_TAG, bytes, tagAt);
-    if (size < MB2_TAG.size || tagAt + size > end) {
-      fail(
-        `the tag at ${where(tagAt)} has type ${type} and size ${hex(size)}, needed ${hex(MB2_TAG.size)} to ${hex(end - tagAt)}`,
-      );
+  for (let tagAt = at + mb.MB2_HEADER.size; tagAt + mb.MB2_TAG.size <= end;) {
+    const { type, flags, size } = readStructure(mb.MB2_TAG, bytes, tagAt);
+    if (size < mb.MB2_TAG.size || tagAt + size > end) {
+      const needed = `needed ${hex(mb.MB2_TAG.size)} to ${hex(end - tagAt)}`;
+      fail(`the tag at ${where(tagAt)} has type ${type} and size ${hex(size)}, ${needed}`);
     }
-    const next = tagAt + roundUp(size, MB2_ALIGN);
-    if (type === MB2_END) {
+    const next = tagAt + roundUp(size, mb.MB2_ALIGN);
+    if (type === mb.MB2_END) {
       if (next !== end)
         fail(`header_length is ${hex(header.headerLength)}, its END tag ends at ${hex(next - at)}, needed the same`);
       return tags;
@@ -76,22 +63,17 @@ export function multiboot2Tags(bytes: Uint8Array, at: number, where: (offset: nu
     tags.push({ type, flags, bytes: bytes.subarray(tagAt, tagAt + size) });
     tagAt = next;
   }
-  return fail(`there is no END tag in ${range(at + MB2_HEADER.size, end)}`);
+  return fail(`there is no END tag in ${range(at + mb.MB2_HEADER.size, end)}`);
 }
 
-/** Both searches: the magic on aligned offsets, and words that add up to 0 with it modulo 2^32. */
-function find(
-  bytes: Uint8Array,
-  limit: number,
-  align: number,
-  magic: number,
-  words: readonly number[],
-): number | undefined {
+/** Both searches: the magic on aligned offsets, and `count` words from it on that add up to 0 modulo 2^32. */
+function find(bytes: Uint8Array, limit: number, align: number, magic: number, count: number): number | undefined {
   const view = viewOf(bytes);
-  const size = 4 * (words.length + 1);
-  for (let at = 0; at + size <= Math.min(bytes.length, limit); at += align) {
+  for (let at = 0; at + 4 * count <= Math.min(bytes.length, limit); at += align) {
     if (view.getUint32(at, true) !== magic) continue;
-    if (words.reduce((sum, word) => sum + view.getUint32(at + word, true), magic) % 2 ** 32 === 0) return at;
+    let sum = 0;
+    for (let i = 0; i < count; i++) sum += view.getUint32(at + 4 * i, true);
+    if (sum % 2 ** 32 === 0) return at;
   }
   return undefined;
 }
