@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// The judges' own reader of PE images, straight from the raw bytes: it shares with the steps' (pe/image.ts) the tables of
+// The judges' own reader of PE images, straight from the raw bytes: it shares with the steps' (pe/parse.ts) the tables of
 // field names and widths, so that a fault in the one shows in the other. It looks for everything and computes nothing.
 
 import { Buffer } from "node:buffer";

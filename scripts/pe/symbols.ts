@@ -28,18 +28,18 @@ const MAX_NAME = 4096;
 /** The COFF symbols that are defined in a section: undefined, absolute and debugging symbols are left out. */
 export function definedSymbols({ symbols, strings, sections }: Image): Symbol[] {
   const view = viewOf(symbols);
-  return recordOffsets(symbols).flatMap((at) => {
+  const found: Symbol[] = [];
+  for (const at of recordOffsets(symbols)) {
     const section = view.getUint16(at + SECTION_NUMBER_AT, true) - 1;
     const holder = sections[section];
-    if (holder === undefined) return [];
+    if (holder === undefined) continue;
     const offset = nameOffset(view, at);
-    return {
-      name: offset === undefined ? upToNul(latin1(symbols.subarray(at, at + 8))) : (stringAt(strings, offset) ?? ""),
-      rva: holder.header.virtualAddress + view.getUint32(at + VALUE_AT, true),
-      section,
-      external: symbols[at + STORAGE_CLASS_AT] === STORAGE_CLASS_EXTERNAL,
-    };
-  });
+    const name = offset === undefined ? upToNul(latin1(symbols.subarray(at, at + 8))) : stringAt(strings, offset);
+    const rva = holder.header.virtualAddress + view.getUint32(at + VALUE_AT, true);
+    const external = symbols[at + STORAGE_CLASS_AT] === STORAGE_CLASS_EXTERNAL;
+    found.push({ name: name ?? "", rva, section, external });
+  }
+  return found;
 }
 
 /** The first name that leads behind the string table, as an offset into it: so a file shows that it was cut off there. */

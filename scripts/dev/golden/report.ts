@@ -4,14 +4,12 @@
 import { createTwoFilesPatch, diffLines, FILE_HEADERS_ONLY } from "diff";
 import { hex } from "../../cli/numbers.ts";
 import { parseImage } from "../../pe/parse.ts";
+import { checkSumAt } from "../../pe/image.ts";
 import type { Image } from "../../pe/image.ts";
-import { offsetOf } from "../../tables/fields.ts";
-import { COFF_HEADER, OPTIONAL_HEADER, SIGNATURE_SIZE } from "../../tables/pe.ts";
 
 /** A changed layout moves every line of some tables; more than this nobody reads. */
 const MAX_DIFF_LINES = 100;
 const HEX_LINE = 16;
-const CHECKSUM_AT = offsetOf(OPTIONAL_HEADER, "checkSum");
 
 /** A unified diff of two texts. */
 export function textDifference(goldenFile: string, actualFile: string, golden: string, actual: string): string {
@@ -37,8 +35,8 @@ export function changedLines(before: string, after: string): string {
  * whenever anything does, so it counts only when nothing else does.
  */
 export function byteDifference(golden: Uint8Array, actual: Uint8Array): string {
-  const lfanew = imageOf(golden)?.lfanew;
-  const checkSum = lfanew === undefined ? undefined : lfanew + SIGNATURE_SIZE + COFF_HEADER.size + CHECKSUM_AT;
+  const image = imageOf(golden);
+  const checkSum = image === undefined ? undefined : checkSumAt(image);
   const shared = Math.min(golden.length, actual.length);
   let [first, inCheckSum]: (number | undefined)[] = [];
   let count = Math.max(golden.length, actual.length) - shared;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // The model that dev/sample/text.ts reads from a text, and how it becomes bytes. On purpose this computes its own layout, tables and
-// CheckSum: a test must not be made by what it tests. The field tables are pe/image.ts's.
+// CheckSum: a test must not be made by what it tests. The field tables are tables/pe.ts's.
 
 import { Buffer } from "node:buffer";
 import { ImageError } from "../../cli/errors.ts";
@@ -373,7 +373,7 @@ function symbolTables(model: Model): {
   return { records: Uint8Array.from(records), strings: table, nameOf: (s) => names.get(s) ?? s.name };
 }
 
-/** The definition, word by word, on purpose not pe/image.ts's: 16-bit one's complement sum with the field as 0, plus the length. */
+/** The definition, word by word, on purpose not pe/checksum.ts's: 16-bit one's complement sum with the field as 0, plus the length. */
 export function checkSumOf(bytes: Uint8Array, optionalAt: number): number {
   const skip = optionalAt + offsetOf(pe.OPTIONAL_HEADER, "checkSum");
   let sum = 0;
