@@ -21,7 +21,10 @@ Exit status: 0 done, 1 it cannot be made, 2 wrong usage.
 
 const ENTRY = path.join(SCRIPTS, "mb-efi.ts");
 
-/** A script's last line runs it as a program. In one file all of them would be the program: only the entry's stays. */
+/**
+ * A script's last line runs it as a program. In one file all of them would be the program: only the entry's stays, and the
+ * others' command lines, which nobody can type then, are left out.
+ */
 const onlyEntryRuns: Plugin = {
   name: "only-entry-runs",
   setup({ initialOptions, onLoad }) {
@@ -30,7 +33,7 @@ const onlyEntryRuns: Plugin = {
       const source = fs.readFileSync(file, "utf8");
       const contents = source.replace(/^runIfMain\(import\.meta\.url, command\);$/m, "");
       if (contents === source) throw new Error(`${path.basename(file)} does not end with the line that runs it`);
-      return { contents, loader: "ts" };
+      return { contents: contents.replace("= transformCommand(", "= /* @__PURE__ */ transformCommand("), loader: "ts" };
     });
   },
 };

@@ -74,51 +74,62 @@ const CERTIFICATE_ALIGN = 8;
 const MOST_PLACES = 100;
 
 /**
+ * What is hashed of an image, in this order and with neighbours joined: by the rule that adds up sizes, and simply by line.
+ * A signature means one thing to everybody where both are the same.
+ */
+export function hashedRanges(image: Pe): {
+  readonly bySum: readonly FileRange[];
+  readonly byLine: readonly FileRange[];
+} {
+  const exempt = exemptPlaces(image);
+  const end = certificatesStart(image);
+  const sections = image.sections
+    .filter(({ header }) => header.sizeOfRawData !== 0)
+    .map(({ header }) => ({ start: header.pointerToRawData, end: header.pointerToRawData + header.sizeOfRawData }))
+    .sort((a, b) => a.start - b.start);
+  const rest = { start: bytesAddedUp(image), end };
+  return {
+    bySum: join([...without({ start: 0, end: image.optional.sizeOfHeaders }, exempt), ...sections, rest]),
+    byLine: join(without({ start: 0, end }, exempt)),
+  };
+}
+
+/**
  * How Authenticode's digest of a file is counted.
  * @param bytes a whole PE file, signed or not
  * @throws ImageError when it is not one
  */
 export function authenticode(bytes: Uint8Array, image: Pe = readPe(bytes)): Authenticode {
   const table = directoryOf(image, DIRECTORY_CERTIFICATE);
-  const end = Math.max(0, bytes.length - table.size);
-  const exempt = exemptPlaces(image, table);
-  const sum = join([
-    ...without({ start: 0, end: image.optional.sizeOfHeaders }, exempt),
-    ...sectionRanges(image),
-    ...rest(image, end),
-  ]);
-  const linear = join(without({ start: 0, end }, exempt));
+  const exempt = exemptPlaces(image);
+  const { bySum, byLine } = hashedRanges(image);
   const padding = table.size === 0 ? roundUp(bytes.length, CERTIFICATE_ALIGN) - bytes.length : 0;
   const parts = fileParts(image);
-  const { notCovered, twice } = coverage(sum, exempt, bytes.length);
-  const found = {
-    notCovered: notCovered.slice(0, MOST_PLACES).flatMap((r) => places(r, parts, bytes.length)),
-    twice: twice.slice(0, MOST_PLACES).flatMap((r) => places(r, parts, bytes.length)),
-  };
+  const { gaps, overlaps } = coverage(bySum, exempt, bytes.length);
+  const named = (ranges: readonly FileRange[]): Place[] =>
+    ranges.slice(0, MOST_PLACES).flatMap((r) => places(r, parts, bytes.length));
+  const [notCovered, twice] = [named(gaps), named(overlaps)];
   return {
     signed: table.size !== 0,
     counts: [
-      { name: "specification", also: ["EDK2"], ranges: sum, padding: 0 },
-      { name: "shim", also: ["sbsign", "pesign"], ranges: sum, padding },
-      { name: "linear", also: ["osslsigncode"], ranges: linear, padding },
+      { name: "specification", also: ["EDK2"], ranges: bySum, padding: 0 },
+      { name: "shim", also: ["sbsign", "pesign"], ranges: bySum, padding },
+      { name: "linear", also: ["osslsigncode"], ranges: byLine, padding },
     ],
     exempt,
-    ...found,
+    notCovered,
+    twice,
     problems: [
-      ...problemsOf("table", certificateProblems(table, bytes.length)),
-      ...problemsOf("sum", sumProblems(image, end)),
-      ...problemsOf(
-        "gap",
-        found.notCovered.map(
-          (p) => `${range(p.start, p.end)}, ${p.what}, is not covered by the digest, needed every byte to be`,
-        ),
+      ...certificateProblems(table, bytes.length),
+      ...sumProblems(image),
+      ...notCovered.map(({ start, end, what }) =>
+        problem("gap", `${range(start, end)}, ${what}, is not covered by the digest, needed every byte to be`),
       ),
-      ...problemsOf(
-        "twice",
-        found.twice.map((p) => `${range(p.start, p.end)}, ${p.what}, is hashed twice, needed every byte once`),
+      ...twice.map(({ start, end, what }) =>
+        problem("twice", `${range(start, end)}, ${what}, is hashed twice, needed every byte once`),
       ),
-      ...problemsOf("order", orderProblems(sum, linear, notCovered.length + twice.length)),
-      ...problemsOf("padding", paddingProblems(bytes.length, padding)),
+      ...(gaps.length + overlaps.length === 0 ? orderProblems(bySum, byLine) : []),
+      ...paddingProblems(bytes.length, padding),
     ],
   };
 }
@@ -148,38 +159,30 @@ export function authenticodeDigests(bytes: Uint8Array, { counts }: Authenticode)
 
 // ---- what is where
 
-function exemptPlaces(image: Pe, table: DataDirectory): Place[] {
+/** File offset of the certificate table, which is what its size takes from the end of the file: so all of them count. */
+function certificatesStart(image: Pe): number {
+  return Math.max(0, image.bytes.length - directoryOf(image, DIRECTORY_CERTIFICATE).size);
+}
+
+function exemptPlaces(image: Pe): Place[] {
   const checkSum = optionalAt(image) + offsetOf(OPTIONAL_HEADER, "checkSum");
   const entry = optionalAt(image) + OPTIONAL_HEADER.size + DIRECTORY_CERTIFICATE * DATA_DIRECTORY.size;
-  const places: Place[] = [{ start: checkSum, end: checkSum + CHECK_SUM_SIZE, what: "CheckSum" }];
-  if (image.directories.length > DIRECTORY_CERTIFICATE) {
-    places.push({ start: entry, end: entry + DATA_DIRECTORY.size, what: "the certificate table's directory entry" });
-  }
-  // The table is what its size takes from the end of the file: that is how all of them count.
-  if (table.size !== 0)
-    places.push({
-      start: Math.max(0, image.bytes.length - table.size),
-      end: image.bytes.length,
-      what: "the certificate table",
-    });
-  return places;
+  const hasEntry = image.directories.length > DIRECTORY_CERTIFICATE;
+  const all = [
+    { start: checkSum, end: checkSum + CHECK_SUM_SIZE, what: "CheckSum" },
+    {
+      start: entry,
+      end: hasEntry ? entry + DATA_DIRECTORY.size : entry,
+      what: "the certificate table's directory entry",
+    },
+    { start: certificatesStart(image), end: image.bytes.length, what: "the certificate table" },
+  ];
+  return all.filter(({ start, end }) => end > start);
 }
 
-/** In the order of their raw pointers, as they are hashed. */
-function sectionRanges(image: Pe): FileRange[] {
-  return image.sections
-    .filter(({ header }) => header.sizeOfRawData !== 0)
-    .map(({ header }) => ({ start: header.pointerToRawData, end: header.pointerToRawData + header.sizeOfRawData }))
-    .sort((a, b) => a.start - b.start);
-}
-
-function bytesHashed(image: Pe): number {
+/** Where the rest of the file begins, as loaders add up what they have hashed. */
+function bytesAddedUp(image: Pe): number {
   return image.sections.reduce((sum, { header }) => sum + header.sizeOfRawData, image.optional.sizeOfHeaders);
-}
-
-function rest(image: Pe, end: number): FileRange[] {
-  const start = bytesHashed(image);
-  return start < end ? [{ start, end }] : [];
 }
 
 function fileParts(image: Pe): Place[] {
@@ -241,66 +244,62 @@ function join(ranges: readonly FileRange[]): FileRange[] {
   const joined: { start: number; end: number }[] = [];
   for (const { start, end } of ranges) {
     const last = joined.at(-1);
-    if (last !== undefined && last.end === start) last.end = end;
-    else joined.push({ start, end });
+    if (last?.end === start) last.end = Math.max(start, end);
+    else if (end > start) joined.push({ start, end });
   }
   return joined;
 }
 
-/** Which bytes of the file no range, or more than one, holds. */
+/** The bytes of the file that no range has, and those that more than one has. */
 function coverage(
   hashed: readonly FileRange[],
   exempt: readonly FileRange[],
   size: number,
-): { notCovered: FileRange[]; twice: FileRange[] } {
-  const notCovered: FileRange[] = [];
-  const twice: FileRange[] = [];
+): { gaps: FileRange[]; overlaps: FileRange[] } {
+  const gaps: FileRange[] = [];
+  const overlaps: FileRange[] = [];
   let at = 0;
   for (const { start, end } of [...hashed, ...exempt].sort((a, b) => a.start - b.start)) {
-    if (start > at) notCovered.push({ start: at, end: start });
-    if (start < at) twice.push({ start, end: Math.min(end, at) });
+    if (start > at) gaps.push({ start: at, end: start });
+    if (start < at) overlaps.push({ start, end: Math.min(end, at) });
     at = Math.max(at, end);
   }
-  if (at < size) notCovered.push({ start: at, end: size });
-  return { notCovered: join(notCovered), twice: join(twice) };
+  if (at < size) gaps.push({ start: at, end: size });
+  return { gaps: join(gaps), overlaps: join(overlaps) };
 }
 
 // ---- why a signature would not hold
 
-function problemsOf(kind: Problem["kind"], texts: readonly string[]): Problem[] {
-  return texts.map((text) => ({ kind, text }));
+function problem(kind: Problem["kind"], text: string): Problem {
+  return { kind, text };
 }
 
 /** Firmware and shim ("Malformed binary", pe.c:generate_hash) take a certificate table only at the end of the file. */
-function certificateProblems({ virtualAddress, size }: DataDirectory, fileSize: number): string[] {
+function certificateProblems({ virtualAddress, size }: DataDirectory, fileSize: number): Problem[] {
   if (size === 0) return [];
   const end = virtualAddress + size;
   const where = `the certificate table is at ${range(virtualAddress, end)}`;
-  if (end !== fileSize) return [`${where}, needed at the end of the file, ${hex(fileSize)}`];
-  return virtualAddress % CERTIFICATE_ALIGN === 0 ? [] : [`${where}, needed at a multiple of ${CERTIFICATE_ALIGN}`];
+  if (end !== fileSize) return [problem("table", `${where}, needed at the end of the file, ${hex(fileSize)}`)];
+  if (virtualAddress % CERTIFICATE_ALIGN === 0) return [];
+  return [problem("table", `${where}, needed at a multiple of ${CERTIFICATE_ALIGN}`)];
 }
 
-function sumProblems(image: Pe, end: number): string[] {
-  const sum = bytesHashed(image);
-  return sum <= end
-    ? []
-    : [
-        `SizeOfHeaders and all SizeOfRawData add up to ${hex(sum)}, needed at most ${hex(end)}: ` +
-          "firmware and shim refuse to hash it",
-      ];
+function sumProblems(image: Pe): Problem[] {
+  const [sum, end] = [bytesAddedUp(image), certificatesStart(image)];
+  if (sum <= end) return [];
+  const sizes = `SizeOfHeaders and all SizeOfRawData add up to ${hex(sum)}, needed at most ${hex(end)}`;
+  return [problem("sum", `${sizes}: firmware and shim refuse to hash it`)];
 }
 
 /** Every byte once and still not the same: the sections' raw data begins ahead of the headers' end, say. */
-function orderProblems(sum: readonly FileRange[], linear: readonly FileRange[], named: number): string[] {
-  if (named !== 0 || JSON.stringify(sum) === JSON.stringify(linear)) return [];
-  return [`the digest covers ${sum.map((r) => range(r.start, r.end)).join(" ")} in this order, needed the file's own`];
+function orderProblems(bySum: readonly FileRange[], byLine: readonly FileRange[]): Problem[] {
+  if (JSON.stringify(bySum) === JSON.stringify(byLine)) return [];
+  const covered = bySum.map((r) => range(r.start, r.end)).join(" ");
+  return [problem("order", `the digest covers ${covered} in this order, needed the file's own`)];
 }
 
-function paddingProblems(fileSize: number, padding: number): string[] {
-  return padding === 0
-    ? []
-    : [
-        `the file has ${hex(fileSize)} bytes, needed a multiple of ${CERTIFICATE_ALIGN}: ` +
-          `shim and signers add ${padding} zero bytes, firmware does not`,
-      ];
+function paddingProblems(fileSize: number, padding: number): Problem[] {
+  if (padding === 0) return [];
+  const needed = `the file has ${hex(fileSize)} bytes, needed a multiple of ${CERTIFICATE_ALIGN}`;
+  return [problem("padding", `${needed}: shim and signers add ${padding} zero bytes, firmware does not`)];
 }

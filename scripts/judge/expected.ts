@@ -28,7 +28,7 @@ export interface Steps {
 export interface ExpectedSection extends Section {
   /** The original's. */
   readonly from: Section;
-  /** Its RVA when the original is loaded; see {@link withStraysInPlace}. */
+  /** Its RVA when the original is loaded; debug sections beyond SizeOfImage are where they have to be then. */
   readonly before: number;
 }
 
@@ -239,23 +239,12 @@ function dllCharacteristics({ dllCharacteristics }: pe.OptionalHeader, sections:
 
 // ---- memory
 
-/**
- * The original as firmware loads it, with debug sections beyond SizeOfImage where the result has them: as it is, no
- * firmware loads it.
- */
-function withStraysInPlace(original: Pe): Pe {
-  const places = strayPlaces(original);
-  const sections = original.sections.map((section) => {
-    const virtualAddress = places.get(section);
-    return virtualAddress === undefined ? section : { ...section, header: { ...section.header, virtualAddress } };
-  });
-  return { ...original, sections };
-}
-
 /** @throws ImageError when the original cannot be loaded, or does not tell what must have become of it */
 export function expectedMemory(file: ExpectedFile): ExpectedMemory {
   const { original, steps, span, sections, reloc } = file;
-  const memory = loadByFirmware(withStraysInPlace(original));
+  // With debug sections beyond SizeOfImage where the result has them: as it is, no firmware loads it.
+  const placed = sections.map(({ from, before }) => ({ ...from, header: { ...from.header, virtualAddress: before } }));
+  const memory = loadByFirmware({ ...original, sections: placed });
   const fixups = readFixups(relocationTable(original, memory));
   const entry = startSymbol(original) ?? span.first;
   const table = directoryOf(original, pe.DIRECTORY_BASE_RELOCATION);

@@ -33,7 +33,6 @@ export class Findings {
 
   /** A violation unless both are the same; numbers are shown in hexadecimal. */
   same(where: string, found: Value, needed: Value): void {
-    const show = (value: Value): string => (typeof value === "string" ? value : hex(value));
     if (found !== needed) this.add(where, show(found), show(needed));
   }
 
@@ -66,4 +65,8 @@ export class Findings {
   lines(): string[] {
     return this.#dropped === 0 ? [...this.#lines] : [...this.#lines, `Cannot verify: and ${this.#dropped} more`];
   }
+}
+
+function show(value: Value): string {
+  return typeof value === "string" ? value : hex(value);
 }

@@ -226,16 +226,13 @@ export function checkMultiboot2(loaded: Loaded, load: Multiboot2Load): string {
   const { file, needed, result, findings } = loaded;
   const { name } = MULTIBOOT2;
   const { span } = file;
-  const rva = needed.header?.rva ?? 0;
-  findings.same(`${name}'s place in the file`, load.headerAt, rva - span.first + result.optional.sizeOfHeaders);
-  findings.same(`${name}'s load_addr`, load.loadAddr, span.first);
-  findings.same(`${name}'s header_addr`, load.headerAddr, rva);
+  const { sizeOfHeaders } = result.optional;
+  checkMultibootLoad(loaded, load, name, (needed.header?.rva ?? 0) - span.first + sizeOfHeaders, span.first);
   const names = (types: readonly number[]): string => types.map(tagName).join(", ");
   const types = [MB2_ADDRESS, MB2_ENTRY_ADDRESS, ...(needed.header?.tags.map((t) => t.type) ?? [])];
   const order = `the order of tags in ${name} at offset ${hex(load.headerAt)}`;
   findings.same(order, names(load.tags.map((t) => t.type)), names(types));
   checkEfiEntries(loaded, load);
-  checkMultibootLoad(loaded, load, name);
   const { minAddr, maxAddr, align } = load.relocatable;
   const bases = multiboot2Bases(load);
   if (bases.length === 0)
@@ -292,12 +289,8 @@ export function checkMultiboot1(loaded: Loaded, load: Multiboot1Load): string {
   const { file, needed, result, findings } = loaded;
   const { name } = MULTIBOOT1;
   const { sizeOfHeaders } = result.optional;
-  const lowest = file.span.first - sizeOfHeaders;
-  findings.same(`${name}'s place in the file`, load.headerAt, multiboot1Place(sizeOfHeaders));
+  checkMultibootLoad(loaded, load, name, multiboot1Place(sizeOfHeaders), file.span.first - sizeOfHeaders);
   findings.same(`${name}'s flags`, load.flags, MB1_AOUT_KLUDGE | 3);
-  findings.same(`${name}'s load_addr`, load.loadAddr, lowest);
-  findings.same(`${name}'s header_addr`, load.headerAddr, lowest + load.headerAt);
-  checkMultibootLoad(loaded, load, name);
   if (viewOf(result.bytes).getUint32(LINUX_MAGIC.at, true) === LINUX_MAGIC.value)
     findings.add(
       `the header area at offset ${hex(LINUX_MAGIC.at)}`,
@@ -307,13 +300,21 @@ export function checkMultiboot1(loaded: Loaded, load: Multiboot1Load): string {
   return `Multiboot1: ${loadText(load, needed.entry)}`;
 }
 
-/** What is common to both: the addresses that say how much, and every byte of the span and of .bss. */
+/**
+ * What is common to both: the addresses, and every byte of the span and of .bss.
+ * @param place file offset of the header
+ * @param lowest what is loaded first: an address
+ */
 function checkMultibootLoad(
-  { file: { span }, needed, memory, findings }: Loaded,
+  { file: { span }, needed: { entry }, result, memory, findings }: Loaded,
   load: MultibootLoad,
   name: string,
+  place: number,
+  lowest: number,
 ): void {
-  const { entry } = needed;
+  findings.same(`${name}'s place in the file`, load.headerAt, place);
+  findings.same(`${name}'s load_addr`, load.loadAddr, lowest);
+  findings.same(`${name}'s header_addr`, load.headerAddr, span.first + load.headerAt - result.optional.sizeOfHeaders);
   findings.same(`${name}'s load_end_addr`, load.loadEndAddr, span.dataEnd);
   findings.same(`${name}'s bss_end_addr`, load.bssEndAddr, span.mappedEnd);
   findings.same(`${name}'s entry address`, load.entryAddr, entry);

@@ -103,6 +103,8 @@ function readSections(bytes: Uint8Array, tableAt: number, count: number, strings
   return Array.from({ length: count }, (_, i) => {
     const header = readStructure(pe.SECTION_HEADER, bytes, tableAt + i * pe.SECTION_HEADER.size);
     const name = sectionName(header.name, strings);
+    if (strings.length !== 0 && /^\/\d+$/.test(name))
+      refuse(`section ${i + 1}'s name`, name, "an offset inside the string table");
     const { pointerToRawData: start, sizeOfRawData, virtualSize } = header;
     if (sizeOfRawData === 0) return { name, header, data: bytes.subarray(0, 0) };
     inside(bytes, start, sizeOfRawData, `section ${name}'s raw data`);

@@ -4,6 +4,7 @@
 
 import { Buffer } from "node:buffer";
 import { ImageError } from "../cli/errors.ts";
+import { viewOf } from "../tables/fields.ts";
 import type { Reason } from "./explain-why.ts";
 
 /** A run of the result that comes from one run of the original, or is zeros where the original has nothing. */
@@ -97,8 +98,7 @@ export class Account {
     bytes: Uint8Array,
     entry: Omit<Change, "at" | "size" | "changed" | "details"> & { details?: readonly string[] },
   ): void {
-    if (at < 0 || at + bytes.length > this.needed.length)
-      throw new ImageError(`the original cannot be changed: ${entry.owner} is not inside the file`);
+    this.#requireInside(at, bytes.length, entry.owner);
     let changed = 0;
     bytes.forEach((byte, i) => {
       if (this.needed[at + i] !== byte) changed++;
@@ -118,10 +118,19 @@ export class Account {
     const { show = (v: number): string => `0x${v.toString(16)}`, ...rest } = entry;
     if (value < 0 || value >= 2 ** (8 * size))
       throw new ImageError(`the original cannot be changed: ${rest.owner} would have ${rest.what} ${value}`);
-    const old = Buffer.from(this.needed.subarray(at, at + size)).reduceRight((sum, byte) => sum * 256 + byte, 0);
-    const bytes = Buffer.alloc(size);
-    bytes.writeUIntLE(value, 0, size);
+    this.#requireInside(at, size, rest.owner);
+    const bytes = new Uint8Array(size);
+    const [before, after] = [viewOf(this.needed), viewOf(bytes)];
+    const old = size === 2 ? before.getUint16(at, true) : before.getUint32(at, true);
+    if (old === value) return;
+    if (size === 2) after.setUint16(0, value, true);
+    else after.setUint32(0, value, true);
     this.write(at, bytes, { ...rest, was: show(old), is: show(value) });
+  }
+
+  #requireInside(at: number, size: number, owner: string): void {
+    if (at < 0 || at + size > this.needed.length)
+      throw new ImageError(`the original cannot be changed: ${owner} is not inside the file`);
   }
 
   /** The piece that an offset of the result is in. */

@@ -179,12 +179,11 @@ function writePatches(file: ExpectedFile, account: Account): void {
   const memory = expectedMemory(file);
   const table = directoryOf(file.original, pe.DIRECTORY_BASE_RELOCATION);
   const fixups = new Map(memory.fixups.map((fixup) => [table.virtualAddress + fixup.at, fixup]));
-  const inFunction = functionAt(file.original);
   for (const patch of memory.patches) {
     const at = offsetInResult(file, patch);
     if (patch.cause === "the debug directory") writeDebugEntry(account, at, patch);
     else if (patch.cause === "a reference to the base relocation table")
-      writeReference(account, at, patch, table, inFunction);
+      writeReference(account, at, patch, table, functionAt(file.original, patch.start - 3));
     else if (patch.cause === "a void base relocation") {
       const { target, width } = fixups.get(patch.start) ?? { target: 0, width: 0 };
       account.write(at, patch.bytes, {
@@ -220,12 +219,12 @@ function writeReference(
   at: number,
   { start, bytes }: Patch,
   table: pe.DataDirectory,
-  inFunction: (rva: number) => string,
+  inFunction: string,
 ): void {
   const next = start + 4;
   const [was, is] = [viewOf(account.needed).getInt32(at, true), viewOf(bytes).getInt32(0, true)];
   account.write(at, bytes, {
-    owner: `code at RVA ${hex(start - 3)}${inFunction(start - 3)}`,
+    owner: `code at RVA ${hex(start - 3)}${inFunction}`,
     what: `lea ${next + was === table.virtualAddress ? "__base_relocs_start" : "__base_relocs_end"}`,
     was: hex(next + was),
     is: hex(next + is),
@@ -233,12 +232,12 @@ function writeReference(
   });
 }
 
-function functionAt(original: Pe): (rva: number) => string {
-  const symbols = [...definedSymbols(original)].filter((s) => !s.name.startsWith(".")).sort((a, b) => a.rva - b.rva);
-  return (rva) => {
-    const name = symbols.findLast((s) => s.rva <= rva)?.name;
-    return name === undefined ? "" : ` in ${printable(name)}`;
-  };
+/** The nearest symbol at or below an RVA; sections' own, which begin with a dot, do not count. */
+function functionAt(original: Pe, rva: number): string {
+  let nearest: { name: string; rva: number } | undefined;
+  for (const symbol of definedSymbols(original))
+    if (!symbol.name.startsWith(".") && symbol.rva <= rva && symbol.rva >= (nearest?.rva ?? 0)) nearest = symbol;
+  return nearest === undefined ? "" : ` in ${printable(nearest.name)}`;
 }
 
 function writeMultiboot2(account: Account, at: number, file: ExpectedFile, header: HeaderChange, entry: number): void {
