@@ -17,29 +17,30 @@ export function* recordsOf(symbols: Uint8Array): Generator<number> {
   for (let at = 0; at + SYMBOL.size <= symbols.length; at += SYMBOL.size * (1 + (symbols[at + AUX_AT] ?? 0))) yield at;
 }
 
-export interface Symbol {
+export interface DefinedSymbol {
   readonly name: string;
   readonly rva: number;
   readonly isExternal: boolean;
 }
 
 /** The symbols that are defined in a section. */
-export function* definedSymbols({ symbols, strings, sections }: Pe): Generator<Symbol> {
+export function* definedSymbols({ symbols, strings, sections }: Pe): Generator<DefinedSymbol> {
+  const text = Buffer.from(strings).toString("latin1");
   for (const at of recordsOf(symbols)) {
     const { name, value, sectionNumber, storageClass } = readStructure(SYMBOL, symbols, at);
     const section = sections[sectionNumber - 1];
     if (section === undefined) continue;
     // Four zero bytes and a string table offset stand for a name of more than eight characters.
     const long = name.startsWith("\0\0\0\0") ? viewOf(symbols).getUint32(at + 4, true) : undefined;
-    const bytes = long === undefined ? name : textAt(strings, long);
     const rva = section.header.virtualAddress + value;
-    yield { name: bytes.split("\0", 1)[0] ?? "", rva, isExternal: storageClass === CLASS_EXTERNAL };
+    const isExternal = storageClass === CLASS_EXTERNAL;
+    yield { name: long === undefined ? upToZero(name, 0) : upToZero(text, long), rva, isExternal };
   }
 }
 
-function textAt(strings: Uint8Array, start: number): string {
-  const end = strings.indexOf(0, start);
-  return Buffer.from(strings.subarray(start, end < 0 ? strings.length : end)).toString("latin1");
+function upToZero(text: string, start: number): string {
+  const end = text.indexOf("\0", start);
+  return text.slice(start, end < 0 ? undefined : end);
 }
 
 /**
