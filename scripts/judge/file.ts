@@ -68,7 +68,7 @@ export function checkFile(expected: ExpectedFile, result: Pe, pairs: readonly Pa
     findings.same(`the address in data directory ${i}`, found.virtualAddress, virtualAddress);
     findings.same(`the size in data directory ${i}`, found.size, size);
   });
-  checkSections(result, pairs, findings);
+  checkSectionTable(result, pairs, findings);
   checkSymbols(expected, result, findings);
   const { rawEnd, size } = expected;
   findings.same("the length of the file", result.bytes.length, size);
@@ -97,7 +97,7 @@ function sameFields<T extends object>(what: string, found: T, needed: T, finding
     findings.same(`${what} ${spelled(field)}`, shown(found[field]), shown(needed[field]));
 }
 
-function checkSections({ sections, optional, bytes }: Pe, pairs: readonly Pair[], findings: Findings): void {
+function checkSectionTable({ sections, optional, bytes }: Pe, pairs: readonly Pair[], findings: Findings): void {
   sections.forEach((section, i) => {
     const { virtualAddress, pointerToRawData, sizeOfRawData } = section.header;
     const before = sections[i - 1]?.header.virtualAddress ?? 0;

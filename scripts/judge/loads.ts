@@ -154,7 +154,7 @@ export function loadMultiboot1(file: Uint8Array): Multiboot1Load {
   return { ...header, headerAt: at, ...loadByAddresses(file, at, header, name) };
 }
 
-export interface Multiboot2Tag {
+export interface HeaderTag {
   readonly type: number;
   readonly flags: number;
   /** The whole tag without its padding. */
@@ -163,7 +163,7 @@ export interface Multiboot2Tag {
 
 export interface Multiboot2Load extends MultibootLoad {
   /** All tags but END. */
-  readonly tags: readonly Multiboot2Tag[];
+  readonly tags: readonly HeaderTag[];
   readonly relocatable: { readonly minAddr: number; readonly maxAddr: number; readonly align: number };
 }
 
@@ -172,7 +172,7 @@ export function loadMultiboot2(file: Uint8Array): Multiboot2Load {
   const { name, search } = MULTIBOOT2;
   const searched = file.subarray(0, search);
   const at = onlyHeader(searched, MULTIBOOT2);
-  const tags = multiboot2Tags(searched, at);
+  const tags = tagsOfHeader(searched, at);
   const one = <Rows extends readonly Row[]>(type: number, form: Structure<Rows>): Fields<Rows> => {
     const found = tags.filter((t) => t.type === type);
     // Of several RELOCATABLE tags GRUB keeps the last.
@@ -191,14 +191,14 @@ export function loadMultiboot2(file: Uint8Array): Multiboot2Load {
 }
 
 /** The tags of a header, without END. GRUB walks to END, Limine up to header_length: both must be the same. */
-export function multiboot2Tags(bytes: Uint8Array, at: number): Multiboot2Tag[] {
+export function tagsOfHeader(bytes: Uint8Array, at: number): HeaderTag[] {
   const { headerLength, architecture } = readStructure(mb.MB2_HEADER, bytes, at);
   const name = `the Multiboot2 header at offset ${hex(at)}`;
   if (architecture !== mb.MB2_ARCHITECTURE_I386)
     fail(`${name} is for architecture ${architecture}, needed ${mb.MB2_ARCHITECTURE_I386}`);
   const end = at + headerLength;
   if (end > bytes.length) fail(`${name} ends at ${hex(end)}, needed at most ${hex(bytes.length)}`);
-  const tags: Multiboot2Tag[] = [];
+  const tags: HeaderTag[] = [];
   for (let tag = at + mb.MB2_HEADER.size; tag + mb.MB2_TAG.size <= end;) {
     const { type, flags, size } = readStructure(mb.MB2_TAG, bytes, tag);
     const next = tag + roundUp(size, mb.MB2_ALIGN);

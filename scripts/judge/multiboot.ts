@@ -5,8 +5,8 @@ import { ImageError } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
 import { readStructure, writeStructure } from "../tables/fields.ts";
 import * as mb from "../tables/multiboot.ts";
-import { MULTIBOOT1, MULTIBOOT2, findHeader, multiboot2Tags, tagName } from "./loads.ts";
-import type { Multiboot2Tag } from "./loads.ts";
+import { MULTIBOOT1, MULTIBOOT2, findHeader, tagsOfHeader, tagName } from "./loads.ts";
+import type { HeaderTag } from "./loads.ts";
 import type { Patch } from "./memory.ts";
 import { roundUp } from "./read.ts";
 import type { Section } from "./read.ts";
@@ -28,7 +28,7 @@ export interface HeaderChange {
   /** Names of tags that there is no room for. */
   readonly dropped: readonly string[];
   /** The tags behind ADDRESS and ENTRY_ADDRESS. */
-  readonly tags: readonly Multiboot2Tag[];
+  readonly tags: readonly HeaderTag[];
 }
 
 /**
@@ -42,7 +42,7 @@ export function headerChange({ data, header, name }: Section, span: Span, entry:
   const at = findHeader(data, MULTIBOOT2);
   if (at < 0)
     throw new ImageError(`there is no Multiboot2 header in the first ${hex(mb.MB2_SEARCH)} bytes of section ${name}`);
-  const old = multiboot2Tags(data, at);
+  const old = tagsOfHeader(data, at);
   const present = old.find((t) => t.type === mb.MB2_ADDRESS || t.type === mb.MB2_ENTRY_ADDRESS);
   if (present !== undefined)
     throw new ImageError(
@@ -85,13 +85,13 @@ function padding(data: Uint8Array, oldEnd: number): { fill: number; roomEnd: num
 }
 
 /** All tags; without room for them, without those that the header itself calls optional: FRAMEBUFFER first. */
-function choices(tags: readonly Multiboot2Tag[]): (readonly Multiboot2Tag[])[] {
-  const without = (...types: number[]): Multiboot2Tag[] =>
+function choices(tags: readonly HeaderTag[]): (readonly HeaderTag[])[] {
+  const without = (...types: number[]): HeaderTag[] =>
     tags.filter((t) => (t.flags & mb.MB2_TAG_OPTIONAL) === 0 || !types.includes(t.type));
   return [tags, without(mb.MB2_FRAMEBUFFER), without(mb.MB2_FRAMEBUFFER, mb.MB2_CONSOLE_FLAGS)];
 }
 
-function headerBytes(tags: readonly Multiboot2Tag[], headerAddr: number, span: Span, entryAddr: number): Uint8Array {
+function headerBytes(tags: readonly HeaderTag[], headerAddr: number, span: Span, entryAddr: number): Uint8Array {
   const address = new Uint8Array(mb.MB2_ADDRESS_TAG.size);
   const entry = new Uint8Array(mb.MB2_ENTRY_ADDRESS_TAG.size);
   const end = new Uint8Array(mb.MB2_TAG.size);

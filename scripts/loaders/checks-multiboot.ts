@@ -4,7 +4,7 @@
 
 import { Buffer } from "node:buffer";
 import { hex, range } from "../cli/numbers.ts";
-import type { Multiboot2Tag } from "../judge/loads.ts";
+import type { HeaderTag } from "../judge/loads.ts";
 import { differences } from "../judge/memory.ts";
 import { byAddress, roundUp, sectionEnd } from "../judge/read.ts";
 import type { Pe, Section } from "../judge/read.ts";
@@ -203,7 +203,7 @@ export function onceLoaded(version: Version, why: string): Check {
 
 // ---- Multiboot2 tags
 
-const required = ({ flags }: Multiboot2Tag): boolean => (flags & mb.MB2_TAG_OPTIONAL) === 0;
+const required = ({ flags }: HeaderTag): boolean => (flags & mb.MB2_TAG_OPTIONAL) === 0;
 const TAG_EFI_BS = 7;
 const TAG_EFI64 = 9;
 
@@ -228,7 +228,7 @@ export function requestBesides(...known: readonly number[]): Check {
   };
 }
 
-function requests({ bytes }: Multiboot2Tag): number[] {
+function requests({ bytes }: HeaderTag): number[] {
   const view = viewOf(bytes);
   return Array.from({ length: Math.floor((bytes.length - mb.MB2_TAG.size) / 4) }, (_, i) =>
     view.getUint32(mb.MB2_TAG.size + 4 * i, true),

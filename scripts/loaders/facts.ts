@@ -6,8 +6,8 @@
 import { attempt } from "../cli/errors.ts";
 import { authenticode } from "../judge/authenticode.ts";
 import type { Authenticode } from "../judge/authenticode.ts";
-import { MULTIBOOT1, MULTIBOOT2, findHeader, multiboot2Tags } from "../judge/loads.ts";
-import type { Multiboot2Tag } from "../judge/loads.ts";
+import { MULTIBOOT1, MULTIBOOT2, findHeader, tagsOfHeader } from "../judge/loads.ts";
+import type { HeaderTag } from "../judge/loads.ts";
 import { hasFlags, readPe } from "../judge/read.ts";
 import type { Pe } from "../judge/read.ts";
 import { readStructure } from "../tables/fields.ts";
@@ -89,7 +89,7 @@ export interface Multiboot2Evidence extends MultibootEvidence {
   /** Why the tags cannot be read. */
   readonly problem: string | undefined;
   /** Without END. */
-  readonly tags: readonly Multiboot2Tag[];
+  readonly tags: readonly HeaderTag[];
 }
 
 function multiboot2Evidence(file: Uint8Array): Multiboot2Evidence {
@@ -99,7 +99,7 @@ function multiboot2Evidence(file: Uint8Array): Multiboot2Evidence {
   const at = findHeader(bytes, MULTIBOOT2);
   const none = { first, at, tags: [], ...NOTHING };
   if (at < 0) return { ...none, problem: undefined };
-  const { value: tags, reason } = attemptLoad(() => multiboot2Tags(bytes, at));
+  const { value: tags, reason } = attemptLoad(() => tagsOfHeader(bytes, at));
   if (tags === undefined) return { ...none, problem: reason };
   // Loaders keep the last tag of a type.
   const last = (type: number, size: number): Uint8Array | undefined =>

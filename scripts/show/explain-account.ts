@@ -4,6 +4,7 @@
 
 import { Buffer } from "node:buffer";
 import { ImageError } from "../cli/errors.ts";
+import { hex } from "../cli/numbers.ts";
 import { viewOf } from "../tables/fields.ts";
 import type { Reason } from "./explain-why.ts";
 
@@ -17,20 +18,27 @@ export interface Piece {
   readonly why: Reason | undefined;
 }
 
-/** A field, a reference, an entry, a header: something written over a piece. */
-export interface Change {
-  readonly at: number;
-  readonly size: number;
+/** What is written over a piece, and why. */
+export interface Subject {
   /** What it is part of, ".rodata's header", say: neighbours of one owner and one reason are said in one line. */
   readonly owner: string;
   readonly what: string;
+  readonly why: Reason;
+}
+
+/** A field, a reference, an entry, a header, in words. */
+export interface Words extends Subject {
   readonly was: string;
   readonly is: string;
-  readonly why: Reason;
+  /** More lines, where it is more than a field. */
+  readonly details?: readonly string[];
+}
+
+export interface Change extends Words {
+  readonly at: number;
+  readonly size: number;
   /** Bytes that are other than before. */
   readonly changed: number;
-  /** More lines, where it is more than a field. */
-  readonly details: readonly string[];
 }
 
 export interface Sums {
@@ -93,39 +101,26 @@ export class Account {
   }
 
   /** Writes over what is there. Nothing is a change that leaves every byte as it was. */
-  write(
-    at: number,
-    bytes: Uint8Array,
-    entry: Omit<Change, "at" | "size" | "changed" | "details"> & { details?: readonly string[] },
-  ): void {
-    this.#requireInside(at, bytes.length, entry.owner);
-    let changed = 0;
-    bytes.forEach((byte, i) => {
-      if (this.needed[at + i] !== byte) changed++;
-    });
+  write(at: number, bytes: Uint8Array, words: Words): void {
+    this.#requireInside(at, bytes.length, words.owner);
+    const changed = bytes.filter((byte, i) => this.needed[at + i] !== byte).length;
     if (changed === 0) return;
     this.needed.set(bytes, at);
-    this.changes.push({ details: [], ...entry, at, size: bytes.length, changed });
+    this.changes.push({ ...words, at, size: bytes.length, changed });
   }
 
   /** A little-endian field of 2 or 4 bytes. */
-  writeNumber(
-    at: number,
-    size: 2 | 4,
-    value: number,
-    entry: Omit<Change, "at" | "size" | "changed" | "details" | "was" | "is"> & { show?: (value: number) => string },
-  ): void {
-    const { show = (v: number): string => `0x${v.toString(16)}`, ...rest } = entry;
+  writeNumber(at: number, size: 2 | 4, value: number, subject: Subject, show: (value: number) => string = hex): void {
     if (value < 0 || value >= 2 ** (8 * size))
-      throw new ImageError(`the original cannot be changed: ${rest.owner} would have ${rest.what} ${value}`);
-    this.#requireInside(at, size, rest.owner);
+      throw new ImageError(`the original cannot be changed: ${subject.owner} would have ${subject.what} ${value}`);
+    this.#requireInside(at, size, subject.owner);
     const bytes = new Uint8Array(size);
     const [before, after] = [viewOf(this.needed), viewOf(bytes)];
     const old = size === 2 ? before.getUint16(at, true) : before.getUint32(at, true);
     if (old === value) return;
     if (size === 2) after.setUint16(0, value, true);
     else after.setUint32(0, value, true);
-    this.write(at, bytes, { ...rest, was: show(old), is: show(value) });
+    this.write(at, bytes, { ...subject, was: show(old), is: show(value) });
   }
 
   #requireInside(at: number, size: number, owner: string): void {

@@ -8,7 +8,7 @@ import { checkSum } from "../judge/checksum.ts";
 import { expectedFile, expectedMemory, newSectionNumbers } from "../judge/expected.ts";
 import type { ExpectedFile, ExpectedMemory, Steps } from "../judge/expected.ts";
 import { spelled } from "../judge/file.ts";
-import { MULTIBOOT2, findHeader, multiboot2Tags, tagName } from "../judge/loads.ts";
+import { MULTIBOOT2, findHeader, tagsOfHeader, tagName } from "../judge/loads.ts";
 import type { Patch } from "../judge/memory.ts";
 import { multiboot1Header, multiboot1Place } from "../judge/multiboot.ts";
 import type { HeaderChange } from "../judge/multiboot.ts";
@@ -20,6 +20,7 @@ import type { Row, Structure } from "../tables/fields.ts";
 import { MB2_ADDRESS } from "../tables/multiboot.ts";
 import * as pe from "../tables/pe.ts";
 import { Account } from "./explain-account.ts";
+import type { Subject } from "./explain-account.ts";
 import { FIELD_REASONS } from "./explain-why.ts";
 import type { Reason } from "./explain-why.ts";
 
@@ -52,7 +53,7 @@ export function hasAddresses({ sections }: Pe): boolean {
   const data = byAddress(sections)[0]?.data ?? new Uint8Array(0);
   const at = findHeader(data, MULTIBOOT2);
   try {
-    return at >= 0 && multiboot2Tags(data, at).some(({ type }) => type === MB2_ADDRESS);
+    return at >= 0 && tagsOfHeader(data, at).some(({ type }) => type === MB2_ADDRESS);
   } catch (error) {
     if (error instanceof ImageError) return false;
     throw error;
@@ -161,15 +162,14 @@ function writeSectionTable({ original, span, sections }: ExpectedFile, account: 
 function renumberSymbols(file: ExpectedFile, account: Account): void {
   const { original, sections, coff } = file;
   const numbers = newSectionNumbers(file);
+  const subject = (number: number): Subject => ({
+    owner: "COFF symbols",
+    what: `SectionNumber of ${sections[number - 1]?.name ?? "nothing"}`,
+    why: "order",
+  });
   for (const { at, number } of sectionNumbers(original.symbols)) {
     const now = numbers[number] ?? number;
-    if (now !== number)
-      account.writeNumber(coff.pointerToSymbolTable + at, 2, now, {
-        owner: "COFF symbols",
-        what: `SectionNumber of ${sections[now - 1]?.name ?? "nothing"}`,
-        why: "order",
-        show: String,
-      });
+    if (now !== number) account.writeNumber(coff.pointerToSymbolTable + at, 2, now, subject(now), String);
   }
 }
 

@@ -103,7 +103,7 @@ function changeLines(changes: readonly Change[], note: (why: Reason) => string):
   const said = [...times].map(([text, count]) => (count === 1 ? text : `${text} (${count} times)`)).join(", ");
   return [
     `${range(first.at, last.at + last.size)} ${first.owner}: ${said}  ${note(first.why)}`,
-    ...changes.flatMap(({ details }) => details.map((line) => `    ${line}`)),
+    ...changes.flatMap(({ details = [] }) => details.map((line) => `    ${line}`)),
   ];
 }
 
