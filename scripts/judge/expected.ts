@@ -74,8 +74,9 @@ export function expectedFile(original: Pe, steps: Steps): ExpectedFile {
   const sizeOfHeaders = steps.aligned ? headerArea(original) : original.optional.sizeOfHeaders;
   const laidOut = steps.aligned ? alignedSections(byAddress(relocated), span, sizeOfHeaders) : relocated;
   const sections = inOrder ? byAddress(laidOut) : laidOut;
-  const reloc = sections.find((s) => s.name === ".reloc");
-  if (reloc === undefined) throw new ImageError("the original has no sections .reloc, needed one");
+  const [reloc, second] = sections.filter((s) => s.name === ".reloc");
+  if (reloc === undefined || second !== undefined)
+    throw new ImageError(`it has ${reloc === undefined ? "no" : "more than one"} section .reloc, needed one`);
   const ends = sections.map(({ header: h }) => (h.sizeOfRawData === 0 ? 0 : h.pointerToRawData + h.sizeOfRawData));
   const rawEnd = ends.reduce((end, next) => Math.max(end, next), steps.aligned ? sizeOfHeaders : 0);
   const described =
@@ -104,17 +105,14 @@ export function expectedFile(original: Pe, steps: Steps): ExpectedFile {
 function relocatedSections(original: Pe, { relocated, aligned }: Steps): ExpectedSection[] {
   const table = directoryOf(original, pe.DIRECTORY_BASE_RELOCATION);
   const strays = strayPlaces(original);
-  const [reloc, second] = original.sections.filter((s) => s.name === ".reloc");
-  if (reloc === undefined || second !== undefined)
-    throw new ImageError(`the original has ${reloc === undefined ? "no" : "two"} sections .reloc, needed one`);
   return original.sections.map((from) => {
     const before = strays.get(from) ?? from.header.virtualAddress;
     const header: pe.SectionHeader = { ...from.header };
     if (aligned) header.virtualAddress = before;
-    if (from !== reloc || relocated === undefined) return { ...from, from, before, header };
+    if (from.name !== ".reloc" || relocated === undefined) return { ...from, from, before, header };
     header.characteristics = (header.characteristics & ~pe.MEM_DISCARDABLE) >>> 0;
     if (relocated === "kept") return { ...from, from, before, header };
-    header.virtualAddress = newTableAddress(original, reloc);
+    header.virtualAddress = newTableAddress(original, from);
     header.virtualSize = table.size;
     return { ...from, from, before, header, data: from.data.subarray(0, table.size) };
   });
