@@ -9,7 +9,7 @@ import { ImageError } from "../cli/errors.ts";
 import { MINI_XEN } from "../dev/places.ts";
 import { KINDS, builds, sample } from "../dev/sample/run.ts";
 import { mbEfi } from "../mb-efi.ts";
-import { parseImage } from "../pe/image.ts";
+import { parseImage } from "../pe/parse.ts";
 import { readPe } from "./read.ts";
 
 const reads = suite("readPe()");
