@@ -27,6 +27,9 @@ const PE_NUMBERS: Readonly<Record<string, number>> = {
   MEM_EXECUTE: 0x20000000,
   MEM_READ: 0x40000000,
   MEM_WRITE: 0x80000000,
+  REL_BASED_ABSOLUTE: 0,
+  REL_BASED_HIGHLOW: 3,
+  REL_BASED_DIR64: 10,
   DIRECTORY_CERTIFICATE: 4,
   DIRECTORY_BASE_RELOCATION: 5,
   DIRECTORY_DEBUG: 6,
@@ -129,6 +132,11 @@ tables("multiboot.ts: the names of tags are those of the specification's types",
   const names =
     "END INFORMATION_REQUEST ADDRESS ENTRY_ADDRESS CONSOLE_FLAGS FRAMEBUFFER MODULE_ALIGN EFI_BS ENTRY_ADDRESS_EFI32 ENTRY_ADDRESS_EFI64 RELOCATABLE";
   assert.equal(multiboot.MB2_TAG_NAMES, names.split(" "));
+});
+
+tables("pe.ts: the names of base relocations are those of the specification's types", () => {
+  const names = { 0: "ABSOLUTE", 1: "HIGH", 2: "LOW", 3: "HIGHLOW", 4: "HIGHADJ", 10: "DIR64" };
+  assert.equal(pe.RELOCATION_NAMES, names);
 });
 
 function isStructure(value: unknown): boolean {
