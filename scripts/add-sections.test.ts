@@ -7,6 +7,7 @@ import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
+import * as fc from "fast-check";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { addSections, command, payloadSections, removeSections } from "./add-sections.ts";
@@ -17,6 +18,9 @@ import { KINDS, builds, differences, once, run, sample } from "./dev/sample/run.
 import { emitHeader } from "./emit-header.ts";
 import { boots } from "./loaders/rules.ts";
 import { authenticode } from "./judge/authenticode.ts";
+import { loadByFirmware } from "./judge/loads.ts";
+import { bytesIn } from "./judge/memory.ts";
+import { readPe } from "./judge/read.ts";
 import { parseImage } from "./pe/parse.ts";
 import { serializeImage } from "./pe/serialize.ts";
 import { loadSpan, whyNotLinear } from "./xen/span.ts";
@@ -38,6 +42,7 @@ const PAYLOADS: readonly Payload[] = [
   { name: ".ucode", data: bytesOf(1, 13) },
   { name: ".sbat", data: Buffer.from(SBAT) },
 ];
+const differ = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) !== 0;
 const steps = (image: Image, keep: boolean): Image => emitHeader(alignSections(relocateReloc(image, keep)));
 const parsed = (image: Image): Image => parseImage(serializeImage(image));
 
@@ -137,6 +142,73 @@ known("every loader takes the unified xen.mb.efi that takes it without", () => {
 });
 
 known.run();
+
+// ---
+
+/** One call of the command: what it takes out, and what it adds or replaces, in this order. */
+interface Call {
+  readonly remove: readonly string[];
+  readonly add: readonly { readonly name: string; readonly size: number }[];
+}
+
+const names = fc.constantFrom(...PAYLOADS.map(({ name }) => name).filter((name) => name !== ".sbat"));
+/** The sample's sections begin on multiples of 0x1000. */
+const sizes = fc.constantFrom(1, 0xfff, 0x1000, 0x1001, 0x2000, 0x3001);
+const calls: fc.Arbitrary<Call[]> = fc.array(
+  fc.record({
+    remove: fc.uniqueArray(names, { maxLength: 2 }),
+    add: fc.uniqueArray(fc.record({ name: names, size: sizes }), { selector: ({ name }) => name, maxLength: 4 }),
+  }),
+  { minLength: 1, maxLength: 4 },
+);
+
+const sequences = suite("addSections() and removeSections() in any order");
+
+sequences(
+  "firmware finds every payload whole, and Xen as it was; several in one call are as good as one by one",
+  () => {
+    const untouched = parseImage(sample("", "unified"));
+    const bases = [untouched, steps(untouched, false), steps(untouched, true)].map((b) => parsed(addSections(b, [])));
+    fc.assert(
+      fc.property(fc.nat(2), calls, (which, sequence) => {
+        const base = bases[which] ?? untouched;
+        const own = loadByFirmware(readPe(serializeImage(base)));
+        const wanted = new Map<string, Uint8Array>();
+        let [image, oneByOne] = [base, base];
+        for (const [i, { remove, add }] of sequence.entries()) {
+          const gone = remove.filter((name) => wanted.delete(name));
+          const payloads = add.map(({ name, size }, j) => ({ name, data: bytesOf(size, 2 * (8 * i + j) + 1) }));
+          for (const { name, data } of payloads) wanted.set(name, data);
+          image = parsed(addSections(removeSections(image, gone), payloads));
+          oneByOne = gone.reduce((so, name) => parsed(removeSections(so, [name])), oneByOne);
+          oneByOne = payloads.reduce((so, payload) => parsed(addSections(so, [payload])), oneByOne);
+        }
+        const bytes = serializeImage(image);
+        if (differ(bytes, serializeImage(oneByOne))) throw new Error("one by one, the bytes are others");
+        // It throws where sections overlap.
+        const [loaded, memory] = [readPe(bytes), loadByFirmware(readPe(bytes))];
+        for (const { name, start, bytes: data } of own.slice(1))
+          if (differ(bytesIn(memory, start, start + data.length, name), data)) throw new Error(`${name} changed`);
+        assert.equal(
+          payloadSections(image)
+            .map(({ name }) => name)
+            .sort(),
+          [...wanted.keys()].sort(),
+        );
+        for (const [name, data] of wanted) {
+          const header = loaded.sections.find((section) => section.name === name)?.header;
+          const { virtualAddress: start = 0, virtualSize = 0 } = header ?? {};
+          assert.is(virtualSize, data.length, name);
+          if (differ(bytesIn(memory, start, start + data.length, name), data)) throw new Error(`${name} is spoilt`);
+          assert.ok(start + data.length <= loaded.optional.sizeOfImage, name);
+        }
+      }),
+      { seed: 20260818, numRuns: 200 },
+    );
+  },
+);
+
+sequences.run();
 
 // ---
 

@@ -30,7 +30,8 @@ import { definedSymbols } from "./pe/symbols.ts";
 import { onBytes, unsigned } from "./pe/transform.ts";
 import * as pe from "./tables/pe.ts";
 import { layOut, layoutOf } from "./xen/layout.ts";
-import { findMultiboot1 } from "./xen/multiboot.ts";
+import { hasNewHeaders } from "./xen/multiboot.ts";
+import { withTruthfulNxCompat } from "./xen/nx-compat.ts";
 import { readyForLayout, withSections } from "./xen/sections.ts";
 import { loadSpan } from "./xen/span.ts";
 import type { LoadSpan } from "./xen/span.ts";
@@ -74,27 +75,8 @@ export interface Payload {
 export function addSections(input: Image, payloads: readonly Payload[], say: Say = silent): Image {
   const { image, span } = readyForLayout(input, ACTION, say);
   checkPayloads(image, span, payloads, say);
-  const replaced = new Map<Section, Section>();
-  const added: Section[] = [];
-  // Above SizeOfImage, too: whoever linked the image may have asked for the room.
-  let end = Math.max(image.optional.sizeOfImage, span.bssEnd);
-  const place = (payload: Payload): Section => {
-    const section = newSection(payload, roundUp(end, image.optional.sectionAlignment));
-    end = sectionEnd(section);
-    const where = range(section.header.virtualAddress, end);
-    if (end > pe.ADDRESS_SPACE) fail(`section ${payload.name} would be at ${where}, needed below 4 GiB`);
-    // A data directory that led nowhere must not lead into the payload.
-    if (!isPayload(image, section, span)) {
-      fail(`a data directory points into ${where}, where section ${payload.name} would be, needed none`);
-    }
-    return section;
-  };
-  for (const payload of payloads) {
-    const old = image.sections.find((s) => s.name === payload.name);
-    if (old === undefined) added.push(place(payload));
-    else replaced.set(old, inPlaceOf(image, old, payload) ?? place(payload));
-  }
-  return finished(image, span, [...image.sections.map((s) => replaced.get(s) ?? s), ...added]);
+  const changed = payloads.reduce((so, payload) => withPayload(so, span, payload), image);
+  return finished(image, changed, span, say);
 }
 
 /** The image without these sections. @throws ImageError when there is none of a name, or when it is one of Xen's own */
@@ -112,11 +94,8 @@ export function removeSections(input: Image, names: readonly string[], say: Say 
     const what = `COFF symbol ${printable(symbol.name)} is in section ${image.sections[symbol.section]?.name}`;
     fail(`${what}, needed none in a removed section or behind it`);
   }
-  return finished(
-    image,
-    span,
-    image.sections.filter((s) => !gone.includes(s)),
-  );
+  const left = image.sections.filter((s) => !gone.includes(s));
+  return finished(image, withSections(image, left, ACTION), span, say);
 }
 
 /** The sections that are not Xen's own: what a unified image has besides. In RVA order. */
@@ -216,26 +195,44 @@ function newSection({ name, data }: Payload, virtualAddress: number): Section {
   return { name, header, data };
 }
 
+/** The image with one more payload. Each sees what the ones before it have taken: one call is as good as several. */
+function withPayload(image: Image, span: LoadSpan, payload: Payload): Image {
+  const { sections, optional } = image;
+  const old = sections.find((s) => s.name === payload.name);
+  // Above SizeOfImage, too: whoever linked the image may have asked for the room.
+  const end = Math.max(optional.sizeOfImage, span.bssEnd);
+  const section = inPlaceOf(sections, old, payload) ?? newSection(payload, roundUp(end, optional.sectionAlignment));
+  const where = range(section.header.virtualAddress, sectionEnd(section));
+  if (sectionEnd(section) > pe.ADDRESS_SPACE) fail(`section ${payload.name} would be at ${where}, needed below 4 GiB`);
+  // A data directory that led nowhere must not lead into the payload.
+  if (!isPayload(image, section, span))
+    fail(`a data directory points into ${where}, where section ${payload.name} would be, needed none`);
+  const changed = old === undefined ? [...sections, section] : sections.map((s) => (s === old ? section : s));
+  return withSections(image, changed, ACTION);
+}
+
 /** The replaced section at its address, unless the new data would run into the next one. */
-function inPlaceOf(image: Image, old: Section, { data }: Payload): Section | undefined {
+function inPlaceOf(sections: readonly Section[], old: Section | undefined, { data }: Payload): Section | undefined {
+  if (old === undefined) return undefined;
   const { virtualAddress } = old.header;
-  const next = image.sections.find((s) => s.header.virtualAddress > virtualAddress);
   // Behind the last one there is as much room as memory has.
-  if (virtualAddress + data.length > (next?.header.virtualAddress ?? pe.ADDRESS_SPACE)) return undefined;
+  const above = sections.map((s) => s.header.virtualAddress).filter((rva) => rva > virtualAddress);
+  if (virtualAddress + data.length > Math.min(pe.ADDRESS_SPACE, ...above)) return undefined;
   return withHeader(old, { virtualSize: data.length }, data);
 }
 
-function finished(before: Image, span: LoadSpan, sections: readonly Section[]): Image {
-  const image = sortSectionTable(withSections(before, sections, ACTION));
+/** @param changed the image `before` with other sections, which are in no place of the file yet */
+function finished(before: Image, changed: Image, span: LoadSpan, say: Say): Image {
   const layout = layoutOf(before, span);
-  const result = layOut(image, span, layout, ACTION);
+  const result = layOut(sortSectionTable(changed), span, layout, ACTION);
   // The Multiboot1 header says where in memory the file begins: it holds for one size of the header area only.
   const [was, is] = [before.optional.sizeOfHeaders, result.optional.sizeOfHeaders];
-  if (layout === "linear" && was !== is && findMultiboot1(before.background.subarray(0, was)) !== undefined) {
+  if (!hasNewHeaders(before)) return result;
+  if (layout === "linear" && was !== is) {
     const why = "and the Multiboot1 header at its end would not be right";
     fail(`the header area would grow from ${hex(was)} to ${hex(is)} bytes, ${why}; add sections before emit-header`);
   }
-  return result;
+  return withTruthfulNxCompat(result, before, say);
 }
 
 // ---- the command

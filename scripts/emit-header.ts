@@ -20,7 +20,7 @@ import type { Say } from "./cli/cli.ts";
 import { failing } from "./cli/errors.ts";
 import type { Fail } from "./cli/errors.ts";
 import { hex, range } from "./cli/numbers.ts";
-import { hasFlags, isStrayDebug, roundUp, sectionAt, sectionEnd, sectionTableEnd } from "./pe/image.ts";
+import { isStrayDebug, roundUp, sectionAt, sectionEnd, sectionTableEnd } from "./pe/image.ts";
 import type { Image, Section } from "./pe/image.ts";
 import { requireMovable } from "./pe/movable.ts";
 import { sortSectionTable } from "./pe/serialize.ts";
@@ -31,6 +31,7 @@ import * as mb from "./tables/multiboot.ts";
 import * as pe from "./tables/pe.ts";
 import { findMultiboot1, findMultiboot2, multiboot2Tags, multibootChecksum } from "./xen/multiboot.ts";
 import type { Multiboot2Tag } from "./xen/multiboot.ts";
+import { withTruthfulNxCompat } from "./xen/nx-compat.ts";
 import { baseRelocations, relocationDirectory } from "./xen/relocations.ts";
 import { MULTIBOOT1_ROOM, SPARE_HEADERS, loadSpan, whyNotLinear } from "./xen/span.ts";
 import type { LoadSpan } from "./xen/span.ts";
@@ -74,8 +75,8 @@ export function emitHeader(image: Image, say: Say = silent): Image {
   refuseOtherHeaders(image);
   const rewritten = image.sections.map((s) => (s === old.section ? rewrite(old, header) : s));
   const sections = voidRelocations(image, rewritten, header, say);
-  const optional = { ...image.optional, dllCharacteristics: truthfulDllCharacteristics(image, say) };
-  return sortSectionTable({ ...image, optional, sections, background: withMultiboot1(image, span, entry) });
+  const truthful = withTruthfulNxCompat({ ...image, sections }, image, say);
+  return sortSectionTable({ ...truthful, background: withMultiboot1(image, span, entry) });
 }
 
 function requireAligned(image: Image, span: LoadSpan): void {
@@ -328,26 +329,6 @@ function voidRelocations(
     for (const { at } of hit) viewOf(data).setUint16(table - section.header.virtualAddress + at, 0, true);
     return { ...section, data };
   });
-}
-
-/**
- * GNU ld set NX_COMPAT by default for a while, on images that are not; loaders that believe it refuse them (GRUB 2.14,
- * peimage.c; shim's NX policy).
- */
-function truthfulDllCharacteristics(image: Image, say: Say): number {
-  const { dllCharacteristics } = image.optional;
-  if ((dllCharacteristics & pe.NX_COMPAT) === 0) return dllCharacteristics;
-  const reasons: string[] = [];
-  const writable = image.sections.find((s) => hasFlags(s, pe.MEM_WRITE) && hasFlags(s, pe.MEM_EXECUTE));
-  if (writable !== undefined) reasons.push(`section ${writable.name} is writable and executable`);
-  const unaligned = image.sections.find((s) => s.header.virtualAddress % pe.PAGE_SIZE !== 0);
-  if (unaligned !== undefined) {
-    const where = `at RVA ${hex(unaligned.header.virtualAddress)}`;
-    reasons.push(`section ${unaligned.name} ${where} is not page-aligned`);
-  }
-  if (reasons.length === 0) return dllCharacteristics;
-  say(`note: NX_COMPAT is cleared, the image is not: ${reasons.join(", ")}`);
-  return dllCharacteristics & ~pe.NX_COMPAT;
 }
 
 export const command = transformCommand(USAGE, {}, (image, _values, say) => emitHeader(image, say));

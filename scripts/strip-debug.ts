@@ -32,7 +32,8 @@ import { readStructure } from "./tables/fields.ts";
 import { MB2_ENTRY_ADDRESS } from "./tables/multiboot.ts";
 import { CNT_UNINITIALIZED_DATA, DEBUG_DIRECTORY_ENTRY, DIRECTORY_DEBUG } from "./tables/pe.ts";
 import { layOut, layoutOf } from "./xen/layout.ts";
-import { findMultiboot2, multiboot2Tags } from "./xen/multiboot.ts";
+import { findMultiboot2, hasNewHeaders, multiboot2Tags } from "./xen/multiboot.ts";
+import { withTruthfulNxCompat } from "./xen/nx-compat.ts";
 import { readyForLayout, withSections } from "./xen/sections.ts";
 import { loadSpan } from "./xen/span.ts";
 import type { LoadSpan } from "./xen/span.ts";
@@ -80,7 +81,8 @@ export function stripDebug(input: Image, say: Say = silent): Image {
     symbols: new Uint8Array(),
     strings: new Uint8Array(),
   };
-  return layOut(stripped, loadSpan(stripped, ACTION), layoutOf(image, span), ACTION);
+  const result = layOut(stripped, loadSpan(stripped, ACTION), layoutOf(image, span), ACTION);
+  return hasNewHeaders(image) ? withTruthfulNxCompat(result, image, say) : result;
 }
 
 /**

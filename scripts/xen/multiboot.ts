@@ -5,6 +5,7 @@ import { failing } from "../cli/errors.ts";
 import type { Fail } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
 import { roundUp } from "../pe/image.ts";
+import type { Image } from "../pe/image.ts";
 import { readStructure, viewOf } from "../tables/fields.ts";
 import * as mb from "../tables/multiboot.ts";
 
@@ -14,6 +15,11 @@ import * as mb from "../tables/multiboot.ts";
  */
 export function findMultiboot1(bytes: Uint8Array, limit = mb.MB1_SEARCH): number | undefined {
   return find(bytes, limit, mb.MB1_ALIGN, mb.MB1_MAGIC, 3);
+}
+
+/** Whether emit-header has run: it alone puts a Multiboot1 header into the header area. */
+export function hasNewHeaders({ background, optional }: Image): boolean {
+  return findMultiboot1(background.subarray(0, optional.sizeOfHeaders)) !== undefined;
 }
 
 /** The checksum field that makes magic, flags (and other words) and itself add up to 0. */
