@@ -158,9 +158,9 @@ $(OUT)/xen.unified.efi: $(TO_UNIFY) $(OUT)/.made-with scripts/add-sections.ts
 
 # Every time: a signature has its time in it, and nobody can tell from dates which key made it.
 .PHONY: sign
-sign: $(TO_SIGN) | $(OUT)/.made-with ## signs for Secure Boot what was made last, and proves it (KEY= CERT=; needs sbsigntool)
+sign: $(TO_SIGN) | $(OUT)/.made-with ## signs for Secure Boot what was made last, and proves it (KEY= CERT=, NO_SBAT=1 without SBAT; needs sbsigntool)
 	@rm -f $(OUT)/xen.signed.efi
-	$(TS) scripts/sign.ts $< $(OUT)/xen.signed.efi --key $(call path,$(KEY)) --cert $(call path,$(CERT))
+	$(TS) scripts/sign.ts $< $(OUT)/xen.signed.efi --key $(call path,$(KEY)) --cert $(call path,$(CERT)) $(if $(NO_SBAT),--no-sbat)
 
 ##@ Test
 

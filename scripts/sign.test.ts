@@ -12,7 +12,7 @@ import { addSections } from "./add-sections.ts";
 import { alignSections } from "./align-sections.ts";
 import { builds, run, sample } from "./dev/sample/run.ts";
 import { emitHeader } from "./emit-header.ts";
-import { authenticode } from "./judge/authenticode.ts";
+import { authenticode, authenticodeDigests } from "./judge/authenticode.ts";
 import { parseImage } from "./pe/parse.ts";
 import { serializeImage } from "./pe/serialize.ts";
 import { onBytes, stripSignature } from "./pe/transform.ts";
@@ -27,7 +27,10 @@ const stripped = (bytes: Uint8Array): Uint8Array => serializeImage(stripDebug(pa
 // ---- the comparison by itself: make-sample's certificate table stands for a signer's
 
 const comparison = suite("signatureViolations()");
-const UNSIGNED = stripped(sample());
+const SBAT = Buffer.from("sbat,1,SBAT Version,sbat,1,-\nxen.test,1,Test,xen,1,-\n");
+const withSbat = (bytes: Uint8Array): Uint8Array =>
+  serializeImage(addSections(parseImage(bytes), [{ name: ".sbat", data: SBAT }]));
+const UNSIGNED = withSbat(stripped(sample()));
 /** A certificate table of one PKCS#7 entry, as signers append it. */
 const SIGNED = ((): Uint8Array => {
   const image = parseImage(UNSIGNED);
@@ -131,6 +134,47 @@ signing("refuses a signed image, and one that is not hashed alike by all", async
   assert.match(gap.stderr, /^<stdin>: Cannot sign: .*the gap between/);
 });
 
+const UNFIT: readonly [what: string, edits: string, message: RegExp][] = [
+  ["without an SBAT table", "", /there is no section \.sbat, needed an SBAT table: shim starts no other image/],
+  [
+    "with an SBAT table that is none",
+    "section .sbat rva=0x20e000\nhex 73626174",
+    /\.sbat is no SBAT table: the last line/,
+  ],
+  [
+    "with two SBAT tables",
+    "section .sbat rva=0x20e000\nhex 0a\nsection .more rva=0x20f000\nhex 0a\nset section .more.name .sbat",
+    /there are two sections \.sbat, needed one/,
+  ],
+  [
+    "with sections that overlap in memory",
+    "section .ramdisk rva=0x20e000 vsize=0x2000\nfill 1 0x20\nsection .ucode rva=0x20f000\nfill 2 0x20",
+    /the image cannot be loaded: section \.ucode at \[0x20f000,0x20f020\) overlaps section \.ramdisk/,
+  ],
+];
+for (const [what, edits, message] of UNFIT) {
+  signing(`refuses an image ${what}`, async () => {
+    const bytes = sample(`remove section .debug_info\nremove symbols\n${edits}`);
+    const { status, stderr } = await run(command, ["-", "-", "--key", "x", "--cert", "x"], bytes);
+    assert.is(status, 1);
+    assert.match(stderr, /^<stdin>: Cannot sign: [^\n]+\n$/);
+    assert.match(stderr, message);
+  });
+}
+
+signing("does not write over key or certificate", async () => {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), "sign-"));
+  try {
+    const key = path.join(folder, "key");
+    fs.writeFileSync(key, "");
+    const asKey = await run(command, ["-", key, "--key", key, "--cert", "x"], UNSIGNED);
+    assert.is(asKey.stderr, `sign.ts: OUT '${key}' is the same file as --key '${key}'; see sign.ts --help\n`);
+    assert.is((await run(command, ["-", key, "--key", "x", "--cert", key], UNSIGNED)).status, 2);
+  } finally {
+    fs.rmSync(folder, { recursive: true });
+  }
+});
+
 signing("says which package has sbsign where there is none", async () => {
   const { PATH } = process.env;
   process.env["PATH"] = "/nonexistent";
@@ -211,7 +255,7 @@ if (missing.length === 0) {
   signing.after(() => fs.rmSync(folder, { recursive: true }));
 
   const unified = (bytes: Uint8Array): Uint8Array =>
-    serializeImage(addSections(parseImage(bytes), [{ name: ".config", data: Buffer.from("[global]\n") }]));
+    withSbat(serializeImage(addSections(parseImage(bytes), [{ name: ".config", data: Buffer.from("[global]\n") }])));
   const IMAGES = builds(["4.17.7+13", "4.20.4+63"]).flatMap(({ id, bytes }) => [
     { what: `${id}, stripped`, bytes: stripped(bytes) },
     { what: `${id}, xen.mb.efi, stripped`, bytes: stripped(mbEfi(bytes)) },
@@ -221,10 +265,17 @@ if (missing.length === 0) {
   for (const { what, bytes } of [{ what: "tiny.pe.txt, stripped", bytes: UNSIGNED }, ...IMAGES]) {
     signing(`${what}: signs without a warning, and only the signature is new`, async () => {
       fs.writeFileSync(file("in"), bytes);
-      const { status, stdout, stderr } = await run(command, [file("in"), file("out"), ...keyAndCert("one", "one")]);
+      const args = [file("in"), file("out"), ...keyAndCert("one", "one"), "--no-sbat"];
+      const { status, stdout, stderr } = await run(command, args);
       assert.is(stderr, "");
       assert.is(status, 0);
-      assert.is(stdout.length, 0);
+      const digest = authenticodeDigests(bytes, authenticode(bytes)).get("specification");
+      const names = parseImage(bytes).sections.map(({ name }) => name);
+      const said = String(stdout).split("\n");
+      assert.is(said[0], `${file("out")}: signed ${file("in")}`);
+      assert.is(said[1], `  digest       sha256 ${digest}, as firmware and shim compute it`);
+      assert.match(said[2] ?? "", /^ {2}certificate {2}CN=one\\, thrown away; sha256 [0-9A-F:]{95}; valid to .* GMT$/);
+      assert.is(said[3], `  sections     ${names.join(" ")}`);
       const signed = new Uint8Array(fs.readFileSync(file("out")));
       assert.equal(authenticode(signed).problems, []);
       assert.is(Buffer.compare(onBytes(stripSignature)(signed), bytes), 0, "without the signature it is the same file");
@@ -237,9 +288,20 @@ if (missing.length === 0) {
   }
 
   signing("passes sbsign's warnings on: what has symbols goes on behind its sections", async () => {
-    const { status, stderr } = await run(command, ["-", file("out"), ...keyAndCert("one", "one")], mbEfi(sample()));
+    const { status, stderr } = await run(
+      command,
+      ["-", file("out"), ...keyAndCert("one", "one"), "--no-sbat"],
+      mbEfi(sample()),
+    );
     assert.is(status, 0);
     assert.match(stderr, /^<stdin>: sbsign: warning: data remaining\[\d+ vs \d+\]: gaps between PE\/COFF sections\?$/m);
+  });
+
+  signing("with OUT on standard output, says what it signed on standard error", async () => {
+    const { status, stdout, stderr } = await run(command, ["-", "-", ...keyAndCert("one", "one")], UNSIGNED);
+    assert.is(status, 0);
+    assert.match(stderr, /^<stdin>: signed <stdin>\n {2}digest /);
+    assert.equal(signatureViolations(UNSIGNED, new Uint8Array(stdout)), []);
   });
 
   signing("a key that is not the certificate's gives no output", async () => {
@@ -250,7 +312,10 @@ if (missing.length === 0) {
     if (TMPDIR === undefined) delete process.env["TMPDIR"];
     else process.env["TMPDIR"] = TMPDIR;
     assert.is(status, 1);
-    assert.match(stderr, /^sb(sign|verify): Cannot sign: exit status 1: /);
+    const lines = stderr.trimEnd().split("\n");
+    const needed = `needed a private key and its certificate, both PEM, in ${file("other.key")} and ${file("one.crt")}`;
+    assert.is(lines[0], `sbsign: Cannot sign: exit status 1, ${needed}`);
+    assert.ok(lines.length > 1 && lines.slice(1).every((line) => line.startsWith("<stdin>: sbsign: ")), stderr);
     assert.is(fs.existsSync(file("out")), false);
     assert.equal(
       fs.readdirSync(folder).filter((name) => name.startsWith("xen-mb-efi-sign-")),

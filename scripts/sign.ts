@@ -7,31 +7,38 @@
 // Changes: CheckSum, the certificate table's directory entry, and what is appended: the certificate table, behind zeros
 //   up to a multiple of 8. sbsign writes these; this script writes nothing by itself, and never sees the key.
 // Leaves: every other byte.
-// Refuses: a signed image, one that loaders hash in different ways, a result that differs elsewhere (a line each).
+// Refuses: a signed image, one that loaders hash in different ways or cannot load, one without an SBAT table, which shim
+//   would not start, a result that differs elsewhere (a line each).
 // Order: last. Needs sbsign and sbverify (Debian, Ubuntu: sbsigntool).
 
 import { spawnSync } from "node:child_process";
+import { X509Certificate } from "node:crypto";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
-import { aboutFile, readInput, refuseSameFile, runIfMain, sayOn, writeOutput } from "./cli/cli.ts";
-import type { Command, Say } from "./cli/cli.ts";
-import { FileError, ImageError, UsageError } from "./cli/errors.ts";
+import { aboutFile, displayName, readInput, refuseSameFile, runIfMain, sayOn, writeOutput } from "./cli/cli.ts";
+import type { Command } from "./cli/cli.ts";
+import { FileError, UsageError, attempt, failing } from "./cli/errors.ts";
+import type { Fail } from "./cli/errors.ts";
 import { hex, range } from "./cli/numbers.ts";
 import { authenticode, authenticodeDigests } from "./judge/authenticode.ts";
+import { loadByFirmware } from "./judge/loads.ts";
+import { readPe } from "./judge/read.ts";
 import { checkSumAt, directoryAt, roundUp } from "./pe/image.ts";
 import type { Image } from "./pe/image.ts";
 import { parseImage } from "./pe/parse.ts";
+import { sbatFault } from "./pe/sbat.ts";
 import { viewOf } from "./tables/fields.ts";
 import { DIRECTORY_CERTIFICATE } from "./tables/pe.ts";
 
-const USAGE = `Usage: sign.ts IN OUT --key KEY --cert CERT
+const USAGE = `Usage: sign.ts IN OUT --key KEY --cert CERT [--no-sbat]
 
 Signs IN for Secure Boot with sbsign, verifies OUT with sbverify, and proves that only checksum, security directory and
-certificate table changed. "-" is standard input, or standard output for OUT.
+certificate table changed. "-" is standard input, or standard output for OUT. Prints what it signed.
 
   --key KEY    the private key, PEM; it is only handed to sbsign
   --cert CERT  its X.509 certificate, PEM
+  --no-sbat    sign an image without an SBAT table (section .sbat) too, for firmware only: shim does not start it
   --help       print this text
 
 Exit status: 0 signed and proved, 1 image unsuitable, tools missing, or violations (a line each), 2 wrong usage.
@@ -47,6 +54,10 @@ const WIN_CERTIFICATE_HEADER = 8;
 /** WIN_CERT_TYPE_PKCS_SIGNED_DATA */
 const PKCS_SIGNED_DATA = 0x0002;
 const MOST_LINES = 10;
+/** Shim compares all eight bytes of the name in the header (pe.c). */
+const SBAT_NAME = ".sbat\0\0\0";
+
+const fail: Fail = failing(ACTION);
 
 /**
  * Compares a signed file with what it was made from. Shares nothing with signers but the specification.
@@ -112,16 +123,46 @@ function certificateViolations(signed: Uint8Array, start: number, size: number):
 function digestViolations(unsigned: Uint8Array, signed: Uint8Array): string[] {
   const { problems } = authenticode(signed);
   if (problems.length !== 0) return problems.map(({ text }) => text);
-  const [before, after] = [unsigned, signed].map((bytes) =>
-    authenticodeDigests(bytes, authenticode(bytes)).get("shim"),
-  );
+  const [before, after] = [digestOf(unsigned), digestOf(signed)];
   return before === after ? [] : [`the digest is ${after}, needed ${before} as before signing`];
+}
+
+/** SHA-256 as firmware and shim compute it. */
+function digestOf(bytes: Uint8Array): string | undefined {
+  return authenticodeDigests(bytes, authenticode(bytes)).get("shim");
+}
+
+/** Refuses what would be signed for nothing: loaders would not take it, or not know for what the signature stands. */
+function requireSignable(bytes: Uint8Array, withoutSbat: boolean): void {
+  const { signed, problems } = authenticode(bytes);
+  if (signed) fail("the image is signed already, needed an unsigned one");
+  // Padding to a multiple of 8 is the signer's to add.
+  const problem = problems.find(({ kind }) => kind !== "padding");
+  if (problem !== undefined) fail(problem.text);
+  const { reason } = attempt("load", () => loadByFirmware(readPe(bytes)));
+  if (reason !== undefined) fail(`the image ${reason}`);
+  if (withoutSbat) return;
+  const [sbat, second] = parseImage(bytes).sections.filter(({ header }) => header.name === SBAT_NAME);
+  const why = "shim starts no other image";
+  const help = "add-sections adds it, --no-sbat signs for firmware only";
+  if (sbat === undefined) return fail(`there is no section .sbat, needed an SBAT table: ${why}; ${help}`);
+  if (second !== undefined) fail(`there are two sections .sbat, needed one: ${why}`);
+  const fault = sbatFault(sbat.data);
+  if (fault !== undefined) fail(`.sbat is no SBAT table: ${fault}`);
 }
 
 // ---- the command
 
-/** Runs a signing tool. @returns what it warns of @throws FileError when it is missing or fails */
-function runTool(tool: string, args: readonly string[]): string[] {
+interface ToolRun {
+  readonly tool: string;
+  /** Not 0 when it failed. */
+  readonly status: number | null;
+  /** What it said, chatter aside. */
+  readonly lines: readonly string[];
+}
+
+/** Runs a signing tool. @throws FileError when it is missing */
+function runTool(tool: string, args: readonly string[]): ToolRun {
   const { error, status, stdout, stderr } = spawnSync(tool, args, {
     encoding: "utf8",
     stdio: ["ignore", "pipe", "pipe"],
@@ -131,49 +172,70 @@ function runTool(tool: string, args: readonly string[]): string[] {
     throw new FileError(tool, `Cannot run: ${missing ? "not found, needed package sbsigntool" : error.message}`);
   }
   const lines = `${stdout}${stderr}`.split("\n").filter((line) => line !== "" && !CHATTER.test(line));
-  if (status !== 0) throw new FileError(tool, `Cannot ${ACTION}: exit status ${status}: ${lines.join(" / ")}`);
-  return lines;
+  return { tool, status, lines };
 }
 
-function signed(bytes: Uint8Array, key: string, cert: string, warn: Say): Uint8Array {
+/** Signs and verifies. @returns the signed file, which is none when the last of the runs failed */
+function signed(bytes: Uint8Array, key: string, cert: string): { result: Uint8Array; runs: readonly ToolRun[] } {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), "xen-mb-efi-sign-"));
   try {
     const [from, to] = [path.join(folder, "unsigned.efi"), path.join(folder, "signed.efi")];
     fs.writeFileSync(from, bytes);
-    runTool("sbsign", ["--key", key, "--cert", cert, "--output", to, from]).forEach((line) => warn(`sbsign: ${line}`));
-    runTool("sbverify", ["--cert", cert, to]).forEach((line) => warn(`sbverify: ${line}`));
-    return new Uint8Array(fs.readFileSync(to));
+    const runs = [runTool("sbsign", ["--key", key, "--cert", cert, "--output", to, from])];
+    if (runs[0]?.status === 0) runs.push(runTool("sbverify", ["--cert", cert, to]));
+    const failed = runs.some(({ status }) => status !== 0);
+    return { result: failed ? new Uint8Array() : new Uint8Array(fs.readFileSync(to)), runs };
   } finally {
     fs.rmSync(folder, { recursive: true });
   }
 }
 
+/** What was signed, for whoever keeps a record of signatures. */
+function report(input: string, output: string, bytes: Uint8Array, certificate: X509Certificate): string {
+  const { subject, fingerprint256, validTo } = certificate;
+  const sections = parseImage(bytes).sections.map(({ name }) => name);
+  return [
+    `${displayName(output)}: signed ${displayName(input)}`,
+    `  digest       sha256 ${digestOf(bytes)}, as firmware and shim compute it`,
+    `  certificate  ${subject.split("\n").join(", ")}; sha256 ${fingerprint256}; valid to ${validTo}`,
+    `  sections     ${sections.join(" ")}`,
+    "",
+  ].join("\n");
+}
+
 export const command: Command = {
   usage: USAGE,
-  options: { key: { type: "string" }, cert: { type: "string" } },
+  options: { key: { type: "string" }, cert: { type: "string" }, "no-sbat": { type: "boolean" } },
   positionals: ["IN", "OUT"],
-  run([input = "", output = ""], { key, cert }, io) {
+  run([input = "", output = ""], { key, cert, "no-sbat": withoutSbat }, io) {
     if (typeof key !== "string" || typeof cert !== "string")
       throw new UsageError(`--${typeof key === "string" ? "cert" : "key"} is missing`);
     refuseSameFile(input, output);
-    const bytes = aboutFile(input, () => {
-      const read = readInput(input, io);
-      const { signed: already, problems } = authenticode(read);
-      if (already) throw new ImageError(`Cannot ${ACTION}: the image is signed already, needed an unsigned one`);
-      // Padding to a multiple of 8 is the signer's to add.
-      const problem = problems.find(({ kind }) => kind !== "padding");
-      if (problem !== undefined) throw new ImageError(`Cannot ${ACTION}: ${problem.text}`);
-      return read;
-    });
+    refuseSameFile(key, output, "--key");
+    refuseSameFile(cert, output, "--cert");
+    const bytes = readInput(input, io);
+    aboutFile(input, () => requireSignable(bytes, withoutSbat === true));
+    const { result, runs } = signed(bytes, key, cert);
+    // Ours first: what OpenSSL says of a wrong key is long, and names neither file.
+    const failed = runs.find(({ status }) => status !== 0);
+    if (failed !== undefined) {
+      const needed = `needed a private key and its certificate, both PEM, in ${key} and ${cert}`;
+      io.stderr(`${failed.tool}: Cannot ${ACTION}: exit status ${failed.status}, ${needed}\n`);
+    }
     // Not the temporary name, by which sbsign calls the file.
-    const result = signed(bytes, key, cert, sayOn(io, input));
+    for (const { tool, lines } of runs)
+      for (const line of lines) sayOn(io, input)(`${tool}: ${line}`);
+    if (failed !== undefined) return 1;
     const violations = aboutFile(output, () => [
       ...signatureViolations(bytes, result),
       ...digestViolations(bytes, result),
     ]);
     for (const line of violations) sayOn(io, output)(`Cannot ${ACTION}: ${line}`);
     if (violations.length !== 0) return 1;
+    const text = report(input, output, bytes, new X509Certificate(readInput(cert, io)));
     writeOutput(output, result, io);
+    if (output === "-") io.stderr(text);
+    else io.stdout(text);
     return 0;
   },
 };

@@ -207,14 +207,15 @@ export function writeOutput(file: string, bytes: Uint8Array, io: Io): void {
 
 /**
  * Refuses an output that is the input itself, or another name of it, so that no command ever changes its input.
+ * @param what what the input is called in the message
  * @throws UsageError
  */
-export function refuseSameFile(input: string, output: string): void {
+export function refuseSameFile(input: string, output: string, what = "IN"): void {
   if (input === "-" || output === "-") return;
   const [from, to] = [statusOf(input), statusOf(output)];
   if (from === undefined || to === undefined || !to.isFile()) return;
   if (from.dev === to.dev && from.ino === to.ino)
-    throw new UsageError(`OUT '${output}' is the same file as IN '${input}'`);
+    throw new UsageError(`OUT '${output}' is the same file as ${what} '${input}'`);
 }
 
 /** Undefined for a name that leads nowhere: reading or writing will say why. */

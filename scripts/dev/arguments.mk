@@ -5,7 +5,7 @@
 
 # Another name is a slip of the keyboard, and would build something else than was meant.
 SECTIONS  := CONFIG KERNEL RAMDISK UCODE XSM SBAT
-OF_IMAGE  := XEN_EFI OUT RELOC $(SECTIONS) KEY CERT IMAGE BOOT
+OF_IMAGE  := XEN_EFI OUT RELOC $(SECTIONS) KEY CERT NO_SBAT IMAGE BOOT
 VARIABLES := $(OF_IMAGE) NODE NODE_COMPILE_CACHE CI XEN_DEBS XEN TEST NAME ONLY RUNS SECONDS COUNT SEED
 SAID      := $(foreach v,$(.VARIABLES),$(if $(findstring command,$(origin $(v))),$(v)))
 UNKNOWN   := $(firstword $(filter-out $(VARIABLES) MAKE% SHELL V,$(SAID)))

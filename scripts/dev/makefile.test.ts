@@ -107,6 +107,7 @@ makefile("signs what was stripped and unified last, until XEN_EFI= begins anew",
     /strip-debug\.ts .*\n[^]*--section \.config='[^]*it'\\''s a \$#\.cfg'\n[^]*sign\.ts \S+\/xen\.unified\.efi /,
   );
   assert.match(planned(...sign, `XEN_EFI=${input}`), /sign\.ts \S+\/xen\.mb\.efi /);
+  assert.match(planned(...sign, "NO_SBAT=1"), /sign\.ts .* --no-sbat\n/);
 });
 
 makefile("makes nothing anew when nothing has changed, nor when only the date has", (context) => {
