@@ -55,7 +55,7 @@ function chosen(values: Values): { write: (pictures: readonly PictureFacts[]) =>
 }
 
 function readPicture(file: string, io: Io): PictureFacts {
-  const name = file === "-" ? displayName(file) : path.basename(file);
+  const name = displayName(file === "-" ? file : path.basename(file));
   return aboutFile(file, () => pictureFacts(readInput(file, io), name));
 }
 

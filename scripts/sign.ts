@@ -219,7 +219,7 @@ export const command: Command = {
     // Ours first: what OpenSSL says of a wrong key is long, and names neither file.
     const failed = runs.find(({ status }) => status !== 0);
     if (failed !== undefined) {
-      const needed = `needed a private key and its certificate, both PEM, in ${key} and ${cert}`;
+      const needed = `needed a private key and its certificate, both PEM, in ${displayName(key)} and ${displayName(cert)}`;
       io.stderr(`${failed.tool}: Cannot ${ACTION}: exit status ${failed.status}, ${needed}\n`);
     }
     // Not the temporary name, by which sbsign calls the file.

@@ -238,13 +238,25 @@ shell("writes both files or none", async () => {
     fs.writeFileSync(from, sample());
     assert.is((await run(command, [from, to, "--debug-file", debug])).status, 0);
     assert.is(Buffer.compare(fs.readFileSync(debug), serializeImage(debugFile(parseImage(sample())))), 0);
-    fs.rmSync(debug);
-    const failed = await run(command, [from, path.join(folder, "no", "out"), "--debug-file", debug]);
-    assert.is(failed.status, 1);
-    assert.is(fs.existsSync(debug), false);
+    fs.writeFileSync(debug, "of an older build");
+    fs.mkdirSync(path.join(folder, "out is a folder"));
+    for (const nowhere of ["no/out", "out is a folder"]) {
+      const failed = await run(command, [from, path.join(folder, nowhere), "--debug-file", debug]);
+      assert.is(failed.status, 1);
+      assert.is(fs.readFileSync(debug, "utf8"), "of an older build");
+      assert.is((await run(command, [from, path.join(folder, nowhere), "--debug-file", `${debug}.new`])).status, 1);
+    }
+    // What cannot be taken back is written first.
+    await run(command, [from, "/dev/full", "--debug-file", debug]);
+    assert.is(fs.readFileSync(debug, "utf8"), "of an older build");
+    assert.equal(fs.readdirSync(folder).sort(), ["debug", "in", "out", "out is a folder"]);
+    fs.symlinkSync(".", path.join(folder, "link"));
+    fs.symlinkSync("not yet", path.join(folder, "link to out"));
     for (const args of [
       [from, to, "--debug-file", to],
       [from, to, "--debug-file", from],
+      [from, path.join(folder, "new"), "--debug-file", path.join(folder, "link", "new")],
+      [from, path.join(folder, "not yet"), "--debug-file", path.join(folder, "link to out")],
       ["-", "-", "--debug-file", "-"],
     ]) {
       assert.is((await run(command, args, sample())).status, 2, args.join(" "));

@@ -16,10 +16,8 @@
 // a string table for them; but then sbsign warns of "data remaining … gaps between PE/COFF sections?", as of every file
 // that goes on behind its sections. No loader reads these names, nor does Xen: .bss, .reloc and .init are short.
 
-import * as fs from "node:fs";
-import * as path from "node:path";
-import { aboutFile, readInput, refuseSameFile, runIfMain, sayOn, silent, writeOutput } from "./cli/cli.ts";
-import type { Command, Io, Say } from "./cli/cli.ts";
+import { aboutFile, readInput, refuseSameFile, runIfMain, sayOn, silent, targetOf, writeOutputs } from "./cli/cli.ts";
+import type { Command, Say } from "./cli/cli.ts";
 import { UsageError, failing } from "./cli/errors.ts";
 import { hex } from "./cli/numbers.ts";
 import { sectionAt, sectionEnd, sectionTableEnd, withHeader } from "./pe/image.ts";
@@ -162,20 +160,6 @@ function withShortName(section: Section): Section {
 
 // ---- the command
 
-/** Writes both files or none. */
-function write(files: readonly (readonly [file: string, contents: Uint8Array])[], io: Io): void {
-  const written: string[] = [];
-  try {
-    for (const [file, contents] of files) {
-      writeOutput(file, contents, io);
-      written.push(file);
-    }
-  } catch (error) {
-    for (const file of written) if (file !== "-" && fs.statSync(file).isFile()) fs.rmSync(file, { force: true });
-    throw error;
-  }
-}
-
 export const command: Command = {
   usage: USAGE,
   options: { "debug-file": { type: "string" }, "strip-signature": { type: "boolean" } },
@@ -185,9 +169,9 @@ export const command: Command = {
     refuseSameFile(input, output);
     if (typeof debug === "string") {
       refuseSameFile(input, debug);
-      if (debug === output || path.resolve(debug) === path.resolve(output))
+      if (debug === output || targetOf(debug) === targetOf(output))
         throw new UsageError(`OUT and --debug-file are both '${debug}'`);
-      refuseSameFile(debug, output);
+      refuseSameFile(debug, output, "--debug-file");
     }
     const files = aboutFile(input, () => {
       const image = unsigned(parseImage(readInput(input, io)), values);
@@ -197,7 +181,7 @@ export const command: Command = {
         [output, stripped] as const,
       ];
     });
-    write(files, io);
+    writeOutputs(files, io);
     return 0;
   },
 };

@@ -257,12 +257,21 @@ for (const [command, input, expected] of TRANSFORMS) {
   );
 
   files(`${name}: OUT that is a symbolic link stays one`, () =>
-    inFolder({ IN: input, TARGET: "old" }, ["DANGLING", "IN", "OUT", "TARGET"], async (file) => {
+    inFolder({ IN: input, TARGET: "old" }, ["DANGLING", "IN", "NEW", "OUT", "TARGET", "TO-NEW"], async (file) => {
       fs.symlinkSync("TARGET", file("OUT"));
+      fs.symlinkSync("NEW", file("TO-NEW"));
       fs.symlinkSync("nowhere/at-all", file("DANGLING"));
-      assert.is((await run(command, [file("IN"), file("OUT")])).status, 0);
-      assert.ok(fs.lstatSync(file("OUT")).isSymbolicLink());
-      assert.ok(same(fs.readFileSync(file("TARGET")), expected));
+      for (const [link, target] of [
+        ["OUT", "TARGET"],
+        ["TO-NEW", "NEW"],
+      ] as const) {
+        assert.is((await run(command, [file("IN"), file(link)])).status, 0);
+        assert.ok(fs.lstatSync(file(link)).isSymbolicLink());
+        assert.ok(same(fs.readFileSync(file(target)), expected));
+      }
+      const { status, stderr } = await run(command, [file("IN"), file("DANGLING")]);
+      assert.is(status, 1);
+      assert.match(stderr, /DANGLING: Cannot write: no such file or directory\n$/);
     }),
   );
 
@@ -294,6 +303,20 @@ files("a folder that may not be written to", () =>
     } finally {
       if (root) seteuid?.(0);
     }
+  }),
+);
+
+files("a name that a terminal would not show as it is: escaped, a line stays a line; letters of any script stay", () =>
+  inFolder({ IN: ORIGINAL }, ["IN"], async (file) => {
+    const [name, shown] = ["\x1b[2Jé\n\u202ex", "\\x1b[2Jé\\x0a\\u{202e}x"];
+    await fails(relocate, [file(name), file("OUT")], 1, `${file(shown)}: Cannot read: no such file or directory\n`);
+    const usage = `Unexpected argument '${shown}'; see relocate-reloc.ts --help\n`;
+    await fails(relocate, ["a", "b", name], 2, `relocate-reloc.ts: ${usage}`);
+    fs.mkdirSync(path.join(file("IN"), "..", name));
+    fs.copyFileSync(file("IN"), file(`${name}/IN`));
+    const { stderr } = await run(relocate, [file(`${name}/IN`), file(`${name}/no/OUT`)]);
+    assert.match(stderr, /^[ -~é]+: note: [^\n]+\n[ -~é]+: Cannot write: no such file or directory\n$/);
+    fs.rmSync(file(name), { recursive: true });
   }),
 );
 

@@ -11,6 +11,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import type { ParseArgsConfig } from "node:util";
 import { FileError, ImageError, UsageError } from "./errors.ts";
+import { visible } from "./numbers.ts";
 
 /** The streams of one run; tests pass their own. */
 export interface Io {
@@ -71,11 +72,11 @@ export async function runCommand(command: Command, argv: readonly string[], io: 
     return (await command.run(positionals, values, io)) ?? 0;
   } catch (error) {
     if (error instanceof UsageError) {
-      io.stderr(`${name}: ${error.message}; see ${name} --help\n`);
+      io.stderr(`${name}: ${visible(error.message)}; see ${name} --help\n`);
       return 2;
     }
     if (error instanceof ImageError) {
-      io.stderr(`${error instanceof FileError ? error.file : name}: ${error.message}\n`);
+      io.stderr(visible(`${error instanceof FileError ? error.file : name}: ${error.message}`) + "\n");
       return 1;
     }
     if (isSystemError(error) && error.code === "EPIPE") return 1;
@@ -161,7 +162,7 @@ export function readInput(file: string, io: Io): Uint8Array {
 
 /** How a file argument is called in messages. */
 export function displayName(file: string): string {
-  return file === "-" ? "<stdin>" : file;
+  return file === "-" ? "<stdin>" : visible(file);
 }
 
 /** Runs `work`, naming the file in the ImageErrors that do not name one yet. */
@@ -183,25 +184,86 @@ export const silent: Say = () => {};
 
 /** Says it on standard error, with the file's name in front: standard output may be the image. */
 export function sayOn(io: Io, file: string): Say {
-  return (line) => io.stderr(`${displayName(file)}: ${line}\n`);
+  return (line) => io.stderr(`${displayName(file)}: ${visible(line)}\n`);
+}
+
+export type Output = readonly [file: string, bytes: Uint8Array];
+
+/** {@link writeOutputs} of one file. */
+export function writeOutput(file: string, bytes: Uint8Array, io: Io): void {
+  writeOutputs([[file, bytes]], io);
 }
 
 /**
- * Writes a whole file or nothing: the bytes go to a temporary file beside the target, which then takes the target's
- * name. A target that is a symbolic link stays one, and the file it names is replaced; a device or a pipe is written to
- * as it is.
- * @param file a path, or "-" for standard output
- * @throws FileError when it cannot be written; the target is then as it was, and no temporary file is left
+ * Writes all of these files, each of them whole, or none: the bytes go to temporary files beside the targets, which then
+ * take the targets' names. A target that is a symbolic link stays one, and the file it names is replaced or made; a
+ * device or a pipe is written to as it is, before any file is replaced.
+ * @param files paths, or "-" for standard output
+ * @throws FileError when one cannot be written; files are then as they were, and no temporary file is left
  */
-export function writeOutput(file: string, bytes: Uint8Array, io: Io): void {
-  if (file === "-") return io.stdout(bytes);
+export function writeOutputs(files: readonly Output[], io: Io): void {
+  const pending: Pending[] = [];
   try {
-    const target = realPath(file) ?? file;
+    for (const [file, bytes] of files) pending.push(begin(file, bytes, io));
+    for (const { temporary, finish } of pending) if (temporary === undefined) finish();
+    for (const { temporary, finish } of pending) if (temporary !== undefined) finish();
+  } catch (error) {
+    for (const { temporary } of pending) if (temporary !== undefined) fs.rmSync(temporary, { force: true });
+    throw error;
+  }
+}
+
+/** An output that needs only its last step: the target is as it was until then. */
+interface Pending {
+  /** The file that has the bytes; undefined where there can be none, and all is written at last. */
+  readonly temporary?: string;
+  finish(): void;
+}
+
+function begin(file: string, bytes: Uint8Array, io: Io): Pending {
+  if (file === "-") return { finish: () => io.stdout(bytes) };
+  return writing(file, () => {
+    const target = targetOf(file);
     const old = fs.statSync(target, { throwIfNoEntry: false });
-    if (old !== undefined && !old.isFile()) writeTo(target, "w", (fd) => writeAll(fd, bytes));
-    else replace(target, old?.mode, bytes);
+    if (old !== undefined && !old.isFile())
+      return { finish: () => writing(file, () => writeTo(target, "w", (fd) => writeAll(fd, bytes))) };
+    // Not by process id: in containers all runs may have the same, and one that was killed has left its file behind. Not
+    // by the target's name either, which may be as long as names can be.
+    const temporary = path.join(path.dirname(target), `.xen-mb-efi.${Math.random().toString(36).slice(2)}.tmp`);
+    try {
+      writeTo(temporary, "wx", (fd) => writeSparse(fd, bytes));
+      if (old !== undefined) fs.chmodSync(temporary, old.mode);
+    } catch (error) {
+      fs.rmSync(temporary, { force: true });
+      throw error;
+    }
+    return { temporary, finish: () => writing(file, () => fs.renameSync(temporary, target)) };
+  });
+}
+
+function writing<T>(file: string, work: () => T): T {
+  try {
+    return work();
   } catch (error) {
     throw fileError(file, "write", error);
+  }
+}
+
+/** The file that a name leads to, through links of files and folders, whether it is there or not. */
+export function targetOf(file: string): string {
+  try {
+    return fs.realpathSync(file);
+  } catch (error) {
+    // What leads round in a circle, or through a file, stays as it is: writing will say why it cannot be.
+    if (!isSystemError(error) || error.code !== "ENOENT" || file.endsWith("/")) return file;
+  }
+  const folder = realPath(path.dirname(file));
+  if (folder === undefined) return file;
+  const name = path.join(folder, path.basename(file));
+  try {
+    return targetOf(path.resolve(folder, fs.readlinkSync(name)));
+  } catch {
+    return name;
   }
 }
 
@@ -224,20 +286,6 @@ function statusOf(file: string): fs.Stats | undefined {
     return fs.statSync(file);
   } catch {
     return undefined;
-  }
-}
-
-function replace(target: string, mode: number | undefined, bytes: Uint8Array): void {
-  // Not by process id: in containers all runs may have the same, and one that was killed has left its file behind. Not by
-  // the target's name either, which may be as long as names can be.
-  const temporary = path.join(path.dirname(target), `.xen-mb-efi.${Math.random().toString(36).slice(2)}.tmp`);
-  try {
-    writeTo(temporary, "wx", (fd) => writeSparse(fd, bytes));
-    if (mode !== undefined) fs.chmodSync(temporary, mode);
-    fs.renameSync(temporary, target);
-  } catch (error) {
-    fs.rmSync(temporary, { force: true });
-    throw error;
   }
 }
 

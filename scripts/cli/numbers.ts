@@ -15,3 +15,11 @@ export function range(start: number, end: number): string {
 export function printable(name: string): string {
   return name.replace(/[^ -~]/g, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`);
 }
+
+/** A file's name, or a line with one, as terminals can show it: letters of any script, but nothing that moves the cursor. */
+export function visible(text: string): string {
+  return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (character) => {
+    const code = (character.codePointAt(0) ?? 0).toString(16);
+    return code.length <= 2 ? `\\x${code.padStart(2, "0")}` : `\\u{${code}}`;
+  });
+}
