@@ -332,6 +332,8 @@ const WRONG_USAGE: readonly [args: string[], message: RegExp][] = [
   [["-", "-", "--section", ".config="], /--section '\.config=' is not NAME=FILE/],
   [["-", "-", "--list"], /--list takes nothing but IN/],
   [["-", "--list", "--remove", ".config"], /--list takes nothing but IN/],
+  [["-", "-", "--section", ".config=-"], /'-' is given twice, there is one standard input/],
+  [["x", "-", "--section", ".config=-", "--section", ".ucode=-"], /'-' is given twice, there is one standard input/],
 ];
 
 for (const [args, message] of WRONG_USAGE) {
@@ -342,6 +344,39 @@ for (const [args, message] of WRONG_USAGE) {
     assert.is(stderr.split("\n").length, 2);
   });
 }
+
+shell("--section NAME=- is standard input; OUT is no file that goes in", async () => {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), "add-sections-"));
+  try {
+    const [image, config] = ["xen.efi", "xen.cfg"].map((name) => path.join(folder, name)) as [string, string];
+    fs.writeFileSync(image, sample("", "unified"));
+    fs.writeFileSync(config, "[global]\n");
+    const { status, stdout } = await run(command, [image, "-", "--section", ".config=-"], Buffer.from("[xen]\n"));
+    assert.is(status, 0);
+    assert.is(Buffer.from(payloadSections(parseImage(stdout))[0]?.data ?? []).toString(), "[xen]\n");
+    const { stderr } = await run(command, [image, config, "--section", `.config=${config}`]);
+    assert.match(stderr, /OUT '[^']*xen\.cfg' is the same file as --section '[^']*xen\.cfg'/);
+    assert.is(fs.readFileSync(config, "utf8"), "[global]\n");
+  } finally {
+    fs.rmSync(folder, { recursive: true });
+  }
+});
+
+shell("warns of a .kernel that no dom0 starts from, and of no other", () => {
+  const bzImage = Buffer.alloc(0x400);
+  bzImage.write("HdrS", 0x202);
+  for (const [data, warned] of [
+    [bzImage, false],
+    [Buffer.from("\x7fELF\x02\x01\x01"), false],
+    [Buffer.from("\x1f\x8b\x08 an initramfs"), true],
+    [Buffer.from("H"), true],
+  ] as const) {
+    const said: string[] = [];
+    addSections(parseImage(sample("", "unified")), [{ name: ".kernel", data }], (line) => said.push(line));
+    assert.is(said.length, warned ? 1 : 0);
+    if (warned) assert.match(said[0] ?? "", /^warning: section \.kernel is neither a bzImage nor an ELF file/);
+  }
+});
 
 shell("a payload of several MiB that is no image is read to its end", async () => {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), "add-sections-"));

@@ -17,7 +17,7 @@
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { aboutFile, displayName, readInput, refuseSameFile, runIfMain, sayOn, silent, writeOutput } from "./cli/cli.ts";
-import type { Command, Io, Say } from "./cli/cli.ts";
+import type { Command, Say } from "./cli/cli.ts";
 import { UsageError, failing } from "./cli/errors.ts";
 import type { Fail } from "./cli/errors.ts";
 import { hex, printable, range } from "./cli/numbers.ts";
@@ -39,7 +39,7 @@ import type { LoadSpan } from "./xen/span.ts";
 const USAGE = `Usage: add-sections.ts IN OUT [--section NAME=FILE]... [--remove NAME]... [--strip-signature]
        add-sections.ts IN --list
 
-Puts files into a xen.efi or xen.mb.efi as sections, for a unified image; "-" is standard input or output.
+Puts files into a xen.efi or xen.mb.efi as sections, for a unified image; "-" is standard input (once) or output.
 
   --section NAME=FILE  .config .kernel .ramdisk .ucode .xsm for Xen, .sbat for shim; replaces one of that name
   --remove NAME        take such a section out
@@ -54,6 +54,8 @@ const ACTION = "add sections";
 /** What Xen looks for in itself (xen/common/efi/boot.c: read_section), as wide strings without the dot. */
 const XEN_NAMES: readonly string[] = [".config", ".kernel", ".ramdisk", ".ucode", ".xsm"];
 const SBAT = ".sbat";
+/** Linux' boot protocol, Documentation/arch/x86/boot.rst. */
+const BZIMAGE_MAGIC_AT = 0x202;
 /** Xen compares all eight characters of a section header's name, and follows no "/N" (xen/common/efi/pe.c). */
 const MOST_NAME = 8;
 /** Names that mean something to the steps, to firmware or to Xen's build: as a payload's they would mislead. */
@@ -130,6 +132,8 @@ function checkPayloads(image: Image, span: LoadSpan, payloads: readonly Payload[
   const seen = new Set<string>();
   for (const { name, data } of payloads) {
     const shown = printable(name);
+    const meant = `.${name.toLowerCase()}`;
+    if ([...XEN_NAMES, SBAT].includes(meant)) fail(`section name ${shown} means nothing to Xen, needed ${meant}`);
     if (seen.has(name)) fail(`section ${shown} is given twice, needed once`);
     seen.add(name);
     if (name.length > MOST_NAME) {
@@ -146,6 +150,10 @@ function checkPayloads(image: Image, span: LoadSpan, payloads: readonly Payload[
     if (data.length === 0)
       fail(`section ${name} would be empty, needed at least a byte: shim takes no image with such a section`);
     if (name === SBAT) checkSbat(data, say);
+    if (name === ".kernel" && !isKernel(data))
+      say(
+        "warning: section .kernel is neither a bzImage nor an ELF file: Xen starts dom0 from these, perhaps compressed",
+      );
   }
   warnOfUnknown(image, [...seen], say);
 }
@@ -155,6 +163,12 @@ function checkSbat(data: Uint8Array, say: Say): void {
   if (fault !== undefined) fail(`${SBAT} is no SBAT table: ${fault}`);
   if (!hasSbatComponent(data))
     say(`warning: section ${SBAT} names no component but itself: shim can revoke nothing by it`);
+}
+
+/** What Xen tells dom0's kernel by (xen/arch/x86/bzimage.c, xen/common/libelf): the setup header's magic, or ELF's. */
+function isKernel(data: Uint8Array): boolean {
+  const text = (at: number): string => Buffer.from(data.subarray(at, at + 4)).toString("latin1");
+  return text(BZIMAGE_MAGIC_AT) === "HdrS" || text(0) === "\x7fELF";
 }
 
 /** Whether a Xen takes a section shows in its data: the names it looks for are in there as wide strings. */
@@ -237,12 +251,18 @@ function finished(before: Image, changed: Image, span: LoadSpan, say: Say): Imag
 
 // ---- the command
 
+/** Where a payload comes from. */
+interface Source {
+  readonly name: string;
+  readonly file: string;
+}
+
 /** @param argument ".kernel=vmlinuz" */
-function payload(argument: string, io: Io): Payload {
+function source(argument: string): Source {
   const equals = argument.indexOf("=");
   const [name, file] = [argument.slice(0, equals), argument.slice(equals + 1)];
   if (equals < 1 || file === "") throw new UsageError(`--section '${argument}' is not NAME=FILE`);
-  return { name, data: readInput(file, io) };
+  return { name, file };
 }
 
 function listed(name: string, image: Image): string {
@@ -278,9 +298,13 @@ export const command: Command = {
     if (output === undefined) throw new UsageError("OUT is missing");
     if (add.length + remove.length === 0) throw new UsageError("--section or --remove is missing");
     refuseSameFile(input, output);
+    const sources = add.map(source);
+    for (const { file } of sources) refuseSameFile(file, output, "--section");
+    if ([input, ...sources.map(({ file }) => file)].filter((file) => file === "-").length > 1)
+      throw new UsageError("'-' is given twice, there is one standard input");
     const say = sayOn(io, input);
     const bytes = readInput(input, io);
-    const payloads = add.map((argument) => payload(argument, io));
+    const payloads = sources.map(({ name, file }) => ({ name, data: readInput(file, io) }));
     const change = (signed: Image): Image => {
       const image = unsigned(signed, values);
       const smaller = remove.length === 0 ? image : removeSections(image, remove, say);
