@@ -223,8 +223,7 @@ export const command: Command = {
       io.stderr(`${failed.tool}: Cannot ${ACTION}: exit status ${failed.status}, ${needed}\n`);
     }
     // Not the temporary name, by which sbsign calls the file.
-    for (const { tool, lines } of runs)
-      for (const line of lines) sayOn(io, input)(`${tool}: ${line}`);
+    for (const { tool, lines } of runs) for (const line of lines) sayOn(io, input)(`${tool}: ${line}`);
     if (failed !== undefined) return 1;
     const violations = aboutFile(output, () => [
       ...signatureViolations(bytes, result),
