@@ -7,14 +7,12 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import process from "node:process";
-import { runIfMain, showProgress } from "../cli/cli.ts";
-import type { Command, Io, Values } from "../cli/cli.ts";
+import { runIfMain, showProgress, type Command, type Io, type Values } from "../cli/cli.ts";
 import { ImageError, UsageError } from "../cli/errors.ts";
 import { AptError } from "./apt.ts";
 import { dom0Initrd } from "./boot/dom0.ts";
 import type { Load } from "./boot/given.ts";
-import { PATHS } from "./boot/paths.ts";
-import type { BootPath } from "./boot/paths.ts";
+import { PATHS, type BootPath } from "./boot/paths.ts";
 import {
   LIMIT_SECONDS,
   MATRIX,
@@ -28,8 +26,7 @@ import {
 } from "./boot/plan.ts";
 import type { Subject } from "./boot/plan.ts";
 import { boot } from "./boot/qemu.ts";
-import { closingLine, failures, skips, table } from "./boot/report.ts";
-import type { Result } from "./boot/report.ts";
+import { closingLine, failures, skips, table, type Result } from "./boot/report.ts";
 import { inWorkFolder, runScript } from "./boot/run.ts";
 import { describe, succeeded } from "./boot/verdict.ts";
 import { foreign, missingTool, packagesToInstall, toolVersions } from "./boot/tools.ts";

@@ -8,13 +8,10 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import process from "node:process";
-import { readInput, realIo, runIfMain, showProgress, writeOutput } from "../cli/cli.ts";
-import type { Command, Io } from "../cli/cli.ts";
+import { readInput, realIo, runIfMain, showProgress, writeOutput, type Command, type Io } from "../cli/cli.ts";
 import { FileError, ImageError, UsageError } from "../cli/errors.ts";
-import { AptError, downloadPackage, readPackageFile, scratchDirectory } from "./apt.ts";
-import type { PackageWanted } from "./apt.ts";
-import { knownBuilds } from "./known-builds.ts";
-import type { KnownBuild } from "./known-builds.ts";
+import { AptError, downloadPackage, readPackageFile, scratchDirectory, type PackageWanted } from "./apt.ts";
+import { knownBuilds, type KnownBuild } from "./known-builds.ts";
 import { TOP as checkout } from "./places.ts";
 
 const USAGE = `Usage: fetch-xen.ts [--dir DIR] [--only ID]...

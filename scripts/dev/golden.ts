@@ -9,8 +9,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import process from "node:process";
-import { displayName, readInput, runIfMain } from "../cli/cli.ts";
-import type { Command, Io } from "../cli/cli.ts";
+import { displayName, readInput, runIfMain, type Command, type Io } from "../cli/cli.ts";
 import { FileError, ImageError, UsageError } from "../cli/errors.ts";
 import {
   PLACES,

@@ -5,8 +5,7 @@
 
 import { readFileSync } from "node:fs";
 import * as path from "node:path";
-import { aboutFile, displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "../cli/cli.ts";
-import type { Command } from "../cli/cli.ts";
+import { aboutFile, displayName, readInput, refuseSameFile, runIfMain, writeOutput, type Command } from "../cli/cli.ts";
 import { FileError } from "../cli/errors.ts";
 import { makeSample } from "./sample/text.ts";
 

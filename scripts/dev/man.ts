@@ -7,10 +7,8 @@
 import { Buffer } from "node:buffer";
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { runIfMain, writeOutput } from "../cli/cli.ts";
-import type { Command } from "../cli/cli.ts";
-import { loadCommands, optionsOf, parseUsage } from "./commands.ts";
-import type { Usage } from "./commands.ts";
+import { runIfMain, writeOutput, type Command } from "../cli/cli.ts";
+import { loadCommands, optionsOf, parseUsage, type Usage } from "./commands.ts";
 import { TOP } from "./places.ts";
 
 const USAGE = `Usage: man.ts OUT

@@ -5,8 +5,7 @@
 
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { unify } from "./image.ts";
-import type { Sections } from "./image.ts";
+import { unify, type Sections } from "./image.ts";
 import type { Files } from "./media.ts";
 
 /** What is booted, and where the path may make its media. */

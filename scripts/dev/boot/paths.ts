@@ -21,12 +21,9 @@ import {
   xenCfg,
 } from "./given.ts";
 import type { Load } from "./given.ts";
-import { sign, signForeign, strip, tamper, unify, unifyByObjcopy } from "./image.ts";
-import type { Signature } from "./image.ts";
-import { fatDisk, grubCd, grubProgram, isolinuxCd, tftpNetwork } from "./media.ts";
-import type { Files } from "./media.ts";
-import { TOOLS, foreign } from "./tools.ts";
-import type { ForeignName, ToolName } from "./tools.ts";
+import { sign, signForeign, strip, tamper, unify, unifyByObjcopy, type Signature } from "./image.ts";
+import { fatDisk, grubCd, grubProgram, isolinuxCd, tftpNetwork, type Files } from "./media.ts";
+import { TOOLS, foreign, type ForeignName, type ToolName } from "./tools.ts";
 
 /** How an image finds itself entered, in mini-xen's words. */
 export type Entry = "efi" | "mb1" | "mb2-bios" | "mb2-efi";

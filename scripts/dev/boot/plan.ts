@@ -4,8 +4,7 @@
 // that they pass as well proves nothing about the transformation, and that they fail on the others shows that the
 // loader under test really is the one that reads the image.
 
-import { PATHS } from "./paths.ts";
-import type { BootPath } from "./paths.ts";
+import { PATHS, type BootPath } from "./paths.ts";
 import type { Goal, Outcome } from "./verdict.ts";
 import { knownBuilds } from "../known-builds.ts";
 

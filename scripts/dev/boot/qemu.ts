@@ -15,8 +15,7 @@ import type { Load } from "./given.ts";
 import type { BootPath } from "./paths.ts";
 import { watched } from "./run.ts";
 import { TOOLS } from "./tools.ts";
-import { Judge, plainText } from "./verdict.ts";
-import type { End, Goal, Outcome } from "./verdict.ts";
+import { Judge, plainText, type End, type Goal, type Outcome } from "./verdict.ts";
 
 const OVMF_VARIABLES = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /** Of a longer log the middle goes: what matters is how it began and how it ended. */

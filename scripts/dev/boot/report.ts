@@ -3,8 +3,7 @@
 // The boot tests' table, in Markdown so that it can go into the README as it is: paths down, images across.
 
 import { PATHS } from "./paths.ts";
-import { describe } from "./verdict.ts";
-import type { Outcome } from "./verdict.ts";
+import { describe, type Outcome } from "./verdict.ts";
 
 /** One image on one path. */
 export interface Result {

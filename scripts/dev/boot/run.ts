@@ -2,8 +2,7 @@
 //
 // Whatever the boot tests start or write: nothing outlives this process, however it ends.
 
-import { execFile } from "node:child_process";
-import type { ChildProcess } from "node:child_process";
+import { execFile, type ChildProcess } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import process from "node:process";

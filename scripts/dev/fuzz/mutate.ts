@@ -4,10 +4,8 @@
 
 import { Buffer } from "node:buffer";
 import { parseImage } from "../../pe/parse.ts";
-import { roundUp, sectionAt } from "../../pe/image.ts";
-import type { Image } from "../../pe/image.ts";
-import { readStructure, viewOf } from "../../tables/fields.ts";
-import type { Row, Structure } from "../../tables/fields.ts";
+import { roundUp, sectionAt, type Image } from "../../pe/image.ts";
+import { readStructure, viewOf, type Row, type Structure } from "../../tables/fields.ts";
 import * as mb from "../../tables/multiboot.ts";
 import * as pe from "../../tables/pe.ts";
 import { findMultiboot1, findMultiboot2 } from "../../xen/multiboot.ts";

@@ -4,8 +4,7 @@
 
 import { Buffer } from "node:buffer";
 import { performance } from "node:perf_hooks";
-import { addSections, removeSections } from "../../add-sections.ts";
-import type { Payload } from "../../add-sections.ts";
+import { addSections, removeSections, type Payload } from "../../add-sections.ts";
 import { alignSections } from "../../align-sections.ts";
 import { checkLoaders, reportText } from "../../check-loaders.ts";
 import { ImageError } from "../../cli/errors.ts";
@@ -16,10 +15,8 @@ import { boots, verdictLine } from "../../loaders/rules.ts";
 import { authenticode, authenticodeDigests } from "../../judge/authenticode.ts";
 import { parseImage } from "../../pe/parse.ts";
 import { serializeImage } from "../../pe/serialize.ts";
-import { baseRelocations } from "../../xen/relocations.ts";
-import type { BaseRelocation } from "../../xen/relocations.ts";
-import { checkSumAt } from "../../pe/image.ts";
-import type { Image } from "../../pe/image.ts";
+import { baseRelocations, type BaseRelocation } from "../../xen/relocations.ts";
+import { checkSumAt, type Image } from "../../pe/image.ts";
 import { onBytes, stripSignature } from "../../pe/transform.ts";
 import { relocateReloc } from "../../relocate-reloc.ts";
 import { debugFile, stripDebug } from "../../strip-debug.ts";

@@ -2,10 +2,8 @@
 // A run of the fuzzer: image after image, each made from the seed and its number alone.
 
 import { corpus } from "./corpus.ts";
-import { mutate, target } from "./mutate.ts";
-import type { Target } from "./mutate.ts";
-import { Finding, judge } from "./oracle.ts";
-import type { Extent } from "./oracle.ts";
+import { mutate, target, type Target } from "./mutate.ts";
+import { Finding, judge, type Extent } from "./oracle.ts";
 import { Random } from "./random.ts";
 
 /** One image in so many is put through everything. */

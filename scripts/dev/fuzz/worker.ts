@@ -7,8 +7,7 @@
 import { Buffer } from "node:buffer";
 import * as fs from "node:fs";
 import process from "node:process";
-import { Fuzzer } from "./run.ts";
-import type { Found, Totals } from "./run.ts";
+import { Fuzzer, type Found, type Totals } from "./run.ts";
 
 export type Message =
   /** After each image. */

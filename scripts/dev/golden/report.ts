@@ -4,8 +4,7 @@
 import { createTwoFilesPatch, diffLines, FILE_HEADERS_ONLY } from "diff";
 import { hex } from "../../cli/numbers.ts";
 import { parseImage } from "../../pe/parse.ts";
-import { checkSumAt } from "../../pe/image.ts";
-import type { Image } from "../../pe/image.ts";
+import { checkSumAt, type Image } from "../../pe/image.ts";
 
 /** A changed layout moves every line of some tables; more than this nobody reads. */
 const MAX_DIFF_LINES = 100;

@@ -7,8 +7,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import process from "node:process";
-import { PLACES, builtInBuilds } from "./cases.ts";
-import type { Variant } from "./cases.ts";
+import { PLACES, builtInBuilds, type Variant } from "./cases.ts";
 import { textDifference } from "./report.ts";
 import { mbEfi } from "../../mb-efi.ts";
 

@@ -5,8 +5,7 @@
 import { Buffer } from "node:buffer";
 import { ImageError } from "../../cli/errors.ts";
 import { roundUp } from "../../pe/image.ts";
-import { offsetOf, readStructure, viewOf, writeStructure } from "../../tables/fields.ts";
-import type { Row, Structure } from "../../tables/fields.ts";
+import { offsetOf, readStructure, viewOf, writeStructure, type Row, type Structure } from "../../tables/fields.ts";
 import * as pe from "../../tables/pe.ts";
 
 /** Section flags by the names that the format uses. */

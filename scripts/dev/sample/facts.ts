@@ -5,8 +5,7 @@
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { hex } from "../../cli/numbers.ts";
-import { readPe } from "../../judge/read.ts";
-import type { Pe } from "../../judge/read.ts";
+import { readPe, type Pe } from "../../judge/read.ts";
 import { readStructure, viewOf } from "../../tables/fields.ts";
 import * as mb from "../../tables/multiboot.ts";
 import * as pe from "../../tables/pe.ts";

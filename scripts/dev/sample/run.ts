@@ -4,8 +4,7 @@
 import { Buffer } from "node:buffer";
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { runCommand } from "../../cli/cli.ts";
-import type { Command } from "../../cli/cli.ts";
+import { runCommand, type Command } from "../../cli/cli.ts";
 import { knownBuilds } from "../known-builds.ts";
 import { TOP } from "../places.ts";
 import { makeSample } from "./text.ts";
