@@ -184,6 +184,18 @@ export class Spoilt {
     this.view.setUint16(at, type * 0x1000 + (this.view.getUint16(at, true) & 0xfff), true);
     return this;
   }
+  /** The second relocation block comes again behind the last; the section's padding has room for it. */
+  repeatRelocations(): this {
+    const { header } = sectionNamed(this.image, ".reloc");
+    const { virtualAddress, pointerToRawData: at, virtualSize } = header;
+    const second = at + this.view.getUint32(at + 4, true);
+    const size = this.view.getUint32(second + 4, true);
+    this.bytes.copyWithin(at + virtualSize, second, second + size);
+    return this.setSection(".reloc", { virtualSize: virtualSize + size }).setDirectory(5, {
+      virtualAddress,
+      size: virtualSize + size,
+    });
+  }
   /** With the checksum that it then needs, unless that is given. */
   setMb1(fields: Some<typeof mb.MB1_ADDRESS_HEADER>): this {
     const at = this.mb1("magic");

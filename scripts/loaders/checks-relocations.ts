@@ -9,6 +9,7 @@ import { DIRECTORY_BASE_RELOCATION, MEM_DISCARDABLE, MEM_READ } from "../tables/
 import type { SectionHeader } from "../tables/pe.ts";
 import { isStoredAs } from "./checks.ts";
 import type { RelocationEvidence } from "./facts.ts";
+import { repeatedText } from "./relocation-table.ts";
 import type { Corruption } from "./relocation-table.ts";
 import type { Check } from "./rules.ts";
 
@@ -94,10 +95,15 @@ export function typeNotIn(
   };
 }
 
-export const targetOutsideImage: Check = ({ relocations: { beyondImage }, image }) =>
-  beyondImage === undefined
+export const targetOutsideImage: Check = ({ relocations: { highest }, image }) =>
+  highest < image.optional.sizeOfImage
     ? undefined
-    : `a base relocation is for RVA ${hex(beyondImage)}, SizeOfImage is ${hex(image.optional.sizeOfImage)}`;
+    : `a base relocation is for RVA ${hex(highest)}, SizeOfImage is ${hex(image.optional.sizeOfImage)}`;
+
+export const targetRepeated: Check = ({ relocations: { repeated } }) =>
+  repeated === undefined
+    ? undefined
+    : `${repeatedText(repeated)}: the loader adds to what is there more than once, Xen takes that back once`;
 
 export const targetNotWritable: Check = ({ relocations: { unwritable: u } }) =>
   u === undefined ? undefined : `a base relocation is for RVA ${hex(u.rva)} in ${u.section}, which is not writable`;
@@ -108,7 +114,9 @@ function relocSectionChecks(looked: Looked): { none: Check; several: Check; isNo
   const relocs = (image: Pe): Section[] => image.sections.filter((s) => isStoredAs(s, ".reloc") && looked(s));
   return {
     none: ({ image }) =>
-      relocs(image).length !== 0 ? undefined : "there is no readable section .reloc: nothing is relocated",
+      relocs(image).length !== 0
+        ? undefined
+        : 'no readable section has the name ".reloc\\0\\0", which is compared byte by byte: nothing is relocated',
     several: ({ image }) => (relocs(image).length < 2 ? undefined : "there are two sections .reloc, needed one"),
     // It has to start where data directory 5 says, and be as long.
     isNotTable: ({ image, relocations: r }) => {

@@ -4,7 +4,7 @@
 
 import { hex, range } from "../cli/numbers.ts";
 import type { Problem } from "../judge/authenticode.ts";
-import { directoryOf, hasFlags, roundUp, sectionAt, sectionEnd, tableEnd } from "../judge/read.ts";
+import { byAddress, directoryOf, hasFlags, roundUp, sectionAt, sectionEnd, tableEnd } from "../judge/read.ts";
 import type { Pe, Section } from "../judge/read.ts";
 import { readStructure } from "../tables/fields.ts";
 import * as pe from "../tables/pe.ts";
@@ -203,7 +203,9 @@ export const baseOutsideImage = anySection((s, image) =>
   !discardable(s) && outside(s.header.virtualAddress, image) ? placeIn(s, image) : undefined,
 );
 
-const lastByteOutside = (s: Section, image: Pe): boolean => !discardable(s) && outside(sectionEnd(s) - 1, image);
+/** RVA of a section's last byte in 32 bits, as loaders count: of an empty section at 0 it is 0xffffffff. */
+const lastByte = (section: Section): number => (sectionEnd(section) - 1) >>> 0;
+const lastByteOutside = (s: Section, image: Pe): boolean => !discardable(s) && outside(lastByte(s), image);
 
 /** What shim calls "zero size". */
 export const endOutsideImage = anySection((s, image) =>
@@ -215,7 +217,7 @@ export const negativeSize = anySection((s, image) => {
   const value = (rva: number): number => (outside(rva, image) ? 0 : rva);
   const { sizeOfImage } = image.optional;
   // Of a last byte that is outside the rules before have said it.
-  return lastByteOutside(s, image) || value(sectionEnd(s) - 1) >= value(s.header.virtualAddress)
+  return lastByteOutside(s, image) || value(lastByte(s)) >= value(s.header.virtualAddress)
     ? undefined
     : `is at RVA ${range(s.header.virtualAddress, sectionEnd(s))}, needed a VirtualSize, and all of it inside or ` +
         `outside SizeOfImage ${hex(sizeOfImage)}`;
@@ -259,6 +261,36 @@ function rawReaches(loaded: (section: Section) => boolean): Check {
 
 export const rawReachesOver = rawReaches(() => true);
 export const rawReachesOverUnlessDiscarded = rawReaches((s) => !discardable(s));
+
+/**
+ * Sections that share memory. No loader refuses them: it writes one over the other, and the second to be loaded stays.
+ * @param loaded whether the loader puts a section into memory at all
+ * @param backwards whether it begins with the last section of the table
+ */
+function overlap(loaded: (section: Section) => boolean, backwards = false): Check {
+  return ({ image: { sections } }) => {
+    let low: Section | undefined;
+    for (const high of byAddress(sections.filter((s) => loaded(s) && memorySize(s) !== 0))) {
+      if (low !== undefined && high.header.virtualAddress < memoryEnd(low)) {
+        const swapped = sections.indexOf(low) > sections.indexOf(high) !== backwards;
+        const [lost, kept] = swapped ? [high, low] : [low, high];
+        return `section ${placed(kept)} is loaded over section ${placed(lost)}`;
+      }
+      if (low === undefined || memoryEnd(high) > memoryEnd(low)) low = high;
+    }
+    return undefined;
+  };
+}
+
+/** Where there is no VirtualSize, it is SizeOfRawData that is loaded. */
+const memorySize = ({ header }: Section): number => header.virtualSize || header.sizeOfRawData;
+const memoryEnd = (section: Section): number => section.header.virtualAddress + memorySize(section);
+const placed = (s: Section): string => `${s.name} at RVA ${range(s.header.virtualAddress, memoryEnd(s))}`;
+
+export const anyOverlap = overlap(() => true);
+export const anyOverlapBackwards = overlap(() => true, true);
+export const overlapUnlessDiscarded = overlap((s) => !discardable(s));
+export const readableOverlap = overlap((s) => !discardable(s) && hasFlags(s, pe.MEM_READ));
 
 // ---- NX
 

@@ -54,6 +54,7 @@ export const XEN_EFI: readonly Rule[] = [
   ]),
   ...rulesOf(`${XEN} xen/arch/x86/efi/efi-boot.h:efi_arch_relocate_image`, [
     ["xen-no-relocs", "stops", "", reloc.noTable],
+    ["xen-reloc-twice", "stops", "", reloc.targetRepeated],
     ["xen-reloc-type", "stops", "Unsupported relocation type", reloc.typeNotIn(reloc.XEN_TYPES)],
     // SizeOfBlock is trusted: what is behind the block is then read as types.
     ["xen-reloc-block", "stops", "Unsupported relocation type", reloc.corruptTable()],
@@ -94,6 +95,7 @@ const EDK2_RULES: readonly Rule[] = [
     ["pe-codeview", "refuse", "Load Error", check.codeviewTooSmall],
     // EntryPoint becomes NULL, and is called.
     ["pe-entry-outside", "stops", "", reloc.entryOutsideImage],
+    ["pe-overlap", "stops", "", check.anyOverlap],
   ]),
   ...rulesOf(`${PECOFF}:PeCoffLoaderRelocateImage`, [
     ["pe-relocs-outside", "refuse", "Load Error", reloc.tableOutsideImage],
@@ -120,12 +122,16 @@ const SECURE_BOOT: readonly Rule[] = [
 
 const U_BOOT = "u-boot/u-boot lib/efi_loader/efi_image_loader.c";
 
-const targetBeyondSections: Check = ({ image, relocations: { sections } }) => {
+const targetBeyondSections: Check = ({ image, relocations: { highest } }) => {
   const end = image.sections.reduce((most, s) => Math.max(most, sectionEnd(s)), 0);
-  return sections.has("no section") ? `a base relocation is for no section: memory ends at RVA ${hex(end)}` : undefined;
+  return highest < end ? undefined : `a base relocation is for RVA ${hex(highest)}, memory ends at RVA ${hex(end)}`;
 };
 
 const U_BOOT_RULES: readonly Rule[] = [
+  ...rulesOf(`${U_BOOT}:efi_set_code_and_data_type`, [
+    ["u-boot-subsystem", "warn", "invalid image type: %u", check.subsystemIsNot(10, 11, 12, 13)],
+  ]),
+  ...rulesOf(`${U_BOOT}:efi_load_pe`, [["u-boot-overlap", "stops", "", check.anyOverlapBackwards]]),
   ...rulesOf(`${U_BOOT}:efi_loader_relocate`, [
     ["u-boot-reloc-block", "refuse", "", reloc.corruptTable()],
     ["u-boot-reloc-target", "refuse", "", targetBeyondSections],

@@ -14,8 +14,8 @@ import { readStructure } from "../tables/fields.ts";
 import type { Fields } from "../tables/fields.ts";
 import * as mb from "../tables/multiboot.ts";
 import { MEM_WRITE } from "../tables/pe.ts";
-import { ABSOLUTE, entriesOf, sectionFinder, walkRelocations } from "./relocation-table.ts";
-import type { CorruptBlock } from "./relocation-table.ts";
+import { ABSOLUTE, entriesOf, repeatedTargets, sectionFinder, walkRelocations } from "./relocation-table.ts";
+import type { CorruptBlock, RepeatedTargets } from "./relocation-table.ts";
 
 export interface Evidence {
   readonly image: Pe;
@@ -141,8 +141,9 @@ export interface RelocationEvidence {
   readonly types: ReadonlyMap<number, number>;
   /** Number of entries by section name ("no section") and type. Padding entries are not counted. */
   readonly sections: ReadonlyMap<string, ReadonlyMap<number, number>>;
-  /** The first target beyond SizeOfImage. */
-  readonly beyondImage: number | undefined;
+  /** The highest target; -1 without one. */
+  readonly highest: number;
+  readonly repeated: RepeatedTargets | undefined;
   /** The first target that is not in a writable section: Xen writes to all of them. */
   readonly unwritable: { readonly rva: number; readonly section: string } | undefined;
 }
@@ -151,7 +152,7 @@ function relocationEvidence(image: Pe): RelocationEvidence {
   const { start, size, blocks, corrupt } = walkRelocations(image);
   const types = new Map<number, number>();
   const sections = new Map<string, Map<number, number>>();
-  let beyondImage: number | undefined;
+  let highest = -1;
   let unwritable: RelocationEvidence["unwritable"];
   const sectionOf = sectionFinder(image);
   for (const block of blocks) {
@@ -162,9 +163,10 @@ function relocationEvidence(image: Pe): RelocationEvidence {
       const name = section?.name ?? "no section";
       const counts = sections.get(name) ?? new Map<number, number>();
       sections.set(name, counts.set(type, (counts.get(type) ?? 0) + 1));
-      if (target >= image.optional.sizeOfImage) beyondImage ??= target;
-      else if (section === undefined || !hasFlags(section, MEM_WRITE)) unwritable ??= { rva: target, section: name };
+      highest = Math.max(highest, target);
+      if (target >= image.optional.sizeOfImage) continue;
+      if (section === undefined || !hasFlags(section, MEM_WRITE)) unwritable ??= { rva: target, section: name };
     }
   }
-  return { start, size, corrupt, types, sections, beyondImage, unwritable };
+  return { start, size, corrupt, types, sections, highest, repeated: repeatedTargets(blocks), unwritable };
 }

@@ -110,7 +110,33 @@ export function* entriesOf({ page, bytes }: RelocationBlock): Generator<Relocati
   }
 }
 
-/** Finds the section of an RVA: of several the one that begins last, which is the only one where none overlap. */
+export interface RepeatedTargets {
+  /** Entries for an RVA that another entry has already fixed up. */
+  readonly count: number;
+  /** The lowest such RVA. */
+  readonly rva: number;
+}
+
+/** What loaders fix up more than once: all of it where the linker has added a table of its own to Xen's (4.11, ld 2.40). */
+export function repeatedTargets(blocks: readonly RelocationBlock[]): RepeatedTargets | undefined {
+  const most = blocks.reduce((sum, { bytes }) => sum + bytes.length / 2, 0);
+  const targets = new Uint32Array(most);
+  let length = 0;
+  for (const block of blocks) {
+    for (const { type, target } of entriesOf(block)) if (type !== ABSOLUTE) targets[length++] = target;
+  }
+  const repeated = targets
+    .subarray(0, length)
+    .sort()
+    .filter((rva, i, sorted) => i !== 0 && rva === sorted[i - 1]);
+  return repeated[0] === undefined ? undefined : { count: repeated.length, rva: repeated[0] };
+}
+
+export function repeatedText({ count, rva }: RepeatedTargets): string {
+  return `${count === 1 ? "a base relocation comes" : `${count} base relocations come`} twice, the first for RVA ${hex(rva)}`;
+}
+
+/** Finds the section of an RVA: of several that overlap, any. */
 export function sectionFinder(image: Pick<Pe, "sections">): (rva: number) => Section | undefined {
   const sections = byAddress(image.sections).filter((s) => s.header.virtualSize !== 0);
   let last: Section | undefined;
@@ -118,8 +144,7 @@ export function sectionFinder(image: Pick<Pe, "sections">): (rva: number) => Sec
     s !== undefined && rva >= s.header.virtualAddress && rva < sectionEnd(s);
   return (rva) => {
     // Neighbours are mostly of one section.
-    if (holds(last, rva)) return last;
-    last = sections.findLast((s) => s.header.virtualAddress <= rva);
-    return holds(last, rva) ? last : undefined;
+    if (!holds(last, rva)) last = sections.findLast((s) => holds(s, rva));
+    return last;
   };
 }

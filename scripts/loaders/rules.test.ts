@@ -16,7 +16,7 @@ import { relocateReloc } from "../relocate-reloc.ts";
 import { examine } from "./facts.ts";
 import { PROFILES } from "./profiles.ts";
 import { askLoader, boots, reasonOf } from "./rules.ts";
-import { efiTrials } from "./trials-efi.ts";
+import { PAYLOADS, efiTrials } from "./trials-efi.ts";
 import { multibootTrials } from "./trials-multiboot.ts";
 import { relocationTrials } from "./trials-relocations.ts";
 
@@ -70,6 +70,24 @@ for (const { what, edit, trips, cures = "" } of TRIALS) {
     assert.equal([...cured].sort(), words(cures).sort());
   });
 }
+
+rules("of sections that overlap, the one that a loader comes to last stays", () => {
+  const evidence = examine(new Spoilt(GOOD).addSection(PAYLOADS[0]).addSection(PAYLOADS[1]).bytes);
+  for (const { name, rules: table } of PROFILES) {
+    const why = table.flatMap(({ id, check }) => (id.endsWith("-overlap") ? [reasonOf(check, evidence)] : []));
+    const [ramdisk, ucode] = [".ramdisk at RVA [0x935000,0x935180)", ".ucode at RVA [0x935080,0x935180)"];
+    const [kept, lost] = name === "u-boot-efi" ? [ramdisk, ucode] : [ucode, ramdisk];
+    for (const text of why) assert.is(text, `section ${kept} is loaded over section ${lost}`, name);
+  }
+});
+
+rules("each loader of PE images has a rule for sections that overlap", () => {
+  const without = PROFILES.filter(({ rules: table }) => !table.some(({ id }) => id.endsWith("-overlap")));
+  assert.equal(
+    without.filter(({ way }) => !way.startsWith("multiboot")).map(({ name }) => name),
+    ["xen"],
+  );
+});
 
 rules("each rule has a trial of its own", () => {
   const all = new Set(PROFILES.flatMap((p) => p.rules.map((rule) => rule.id)));

@@ -48,6 +48,7 @@ const HANDLE_IMAGE: readonly Rule[] = [
     ["shim-reloc-section", "refuse", "Relocation section is invalid ", reloc.readableReloc.isNotTable],
     ["shim-directories", "refuse", "Image has no relocation entry", reloc.fewDirectories],
     ["shim-no-reloc", "stops", "", reloc.readableReloc.none],
+    ["shim-overlap", "stops", "", check.readableOverlap],
   ]),
   ...rulesOf(`${SHIM} pe-relocate.c:relocate_coff`, [
     ["shim-block-zero", "refuse", "Reloc %d block size 0 is invalid", reloc.corruptTable("block size")],
@@ -133,6 +134,7 @@ const RED_HAT_RULES: readonly Rule[] = [
     ["red-hat-no-reloc", "stops", "", reloc.anyReloc.none],
     // All of SizeOfRawData is copied.
     ["red-hat-raw-reach", "stops", "", check.rawReachesOverUnlessDiscarded],
+    ["red-hat-overlap", "stops", "", check.overlapUnlessDiscarded],
   ]),
   ...rulesOf(`${CHAINLOADER}:relocate_coff`, [
     [
@@ -172,6 +174,7 @@ const peimage = (version: string, sizes: readonly Rule[]): Rule[] => [
   ...sizes,
   ...rulesOf(`${PEIMAGE} (${version})`, [
     ["peimage-raw-reach", "stops", "", check.rawReachesOver],
+    ["peimage-overlap", "stops", "", check.anyOverlap],
     ["peimage-relocs-outside", "refuse", "relocation block outside image", reloc.tableOutsideImage],
     [
       "peimage-reloc-type",

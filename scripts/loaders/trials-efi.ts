@@ -18,6 +18,12 @@ export interface Trial {
 /** A section that holds some bytes of another. */
 const SBAT = sectionHeader(".sbat\0\0\0", [0x935000, 0x100], [0x602200, 0x200], 0x42000040);
 
+/** Two that share 0x100 bytes of memory. */
+export const PAYLOADS = [
+  sectionHeader(".ramdisk", [0x935000, 0x180], [0x602200, 0x200], 0x40000040),
+  sectionHeader(".ucode\0\0", [0x935080, 0x100], [0x602400, 0x200], 0x40000040),
+] as const;
+
 /** @param headers the good image's SizeOfHeaders, and `image` its SizeOfImage */
 export function efiTrials(good: Uint8Array, headers: number, image: number): readonly Trial[] {
   return [
@@ -56,9 +62,9 @@ export function efiTrials(good: Uint8Array, headers: number, image: number): rea
       peimage-relocs-outside peimage-raw-reach peimage-reloc-target`,
     },
     {
-      what: "Subsystem 9",
-      edit: (s) => s.setOptional({ subsystem: 9 }),
-      trips: "pe-subsystem peimage-subsystem",
+      what: "Subsystem 3",
+      edit: (s) => s.setOptional({ subsystem: 3 }),
+      trips: "pe-subsystem peimage-subsystem u-boot-subsystem",
     },
     {
       what: "Subsystem 11",
@@ -129,15 +135,13 @@ export function efiTrials(good: Uint8Array, headers: number, image: number): rea
       what: "data that is not discardable beyond SizeOfImage",
       edit: (s) => s.setSection(".data", { virtualAddress: image + 0x1000 }),
       trips: `
-      pe-data-outside u-boot-reloc-target shim-section-base shim-attributes-write shim-nx-write
-      red-hat-section-base red-hat-raw-reach peimage-outside peimage-raw-reach`,
+      pe-data-outside shim-section-base shim-attributes-write shim-nx-write red-hat-section-base red-hat-raw-reach peimage-outside peimage-raw-reach`,
     },
     {
       what: "data that is not discardable ends beyond SizeOfImage",
       edit: (s) => s.setSection(".data", { virtualAddress: image - 0x10 }),
       trips: `
-      pe-data-outside u-boot-reloc-target shim-section-end shim-attributes-write shim-nx-write
-      red-hat-section-end red-hat-raw-reach peimage-outside peimage-raw-reach`,
+      pe-data-outside shim-section-end shim-attributes-write shim-nx-write red-hat-section-end red-hat-raw-reach peimage-outside peimage-raw-reach`,
     },
     {
       what: "no data beyond SizeOfImage",
@@ -147,7 +151,34 @@ export function efiTrials(good: Uint8Array, headers: number, image: number): rea
     {
       what: "VirtualSize 0",
       edit: (s) => s.setSection(".debug_info", { virtualSize: 0 }),
-      trips: "shim-section-negative red-hat-section-negative peimage-raw-size",
+      trips: `
+      shim-section-negative red-hat-section-negative peimage-raw-size pe-overlap peimage-overlap u-boot-overlap`,
+    },
+    {
+      what: "no data, VirtualSize 0, RVA 0",
+      edit: (s) => s.addSection(sectionHeader(".empty\0\0", [0, 0], [0, 0], 0x40000040)),
+      trips:
+        "shim-section-end shim-section-headers red-hat-section-end red-hat-section-headers peimage-in-headers xen-mb-memory",
+    },
+    {
+      what: "no data, VirtualSize 0",
+      edit: (s) => s.addSection(sectionHeader(".empty\0\0", [0x935000, 0], [0x602200, 0], 0x40000040)),
+      trips: "shim-section-negative red-hat-section-negative",
+    },
+    {
+      what: "payloads that overlap",
+      edit: (s) => s.addSection(PAYLOADS[0]).addSection(PAYLOADS[1]),
+      trips: "hash-uneven pe-overlap peimage-overlap u-boot-overlap red-hat-overlap shim-overlap",
+    },
+    {
+      what: "payloads that overlap, one discardable",
+      edit: (s) => s.addSection(PAYLOADS[0]).addSection({ ...PAYLOADS[1], characteristics: 0x42000040 }),
+      trips: "hash-uneven pe-overlap peimage-overlap u-boot-overlap",
+    },
+    {
+      what: "payloads that overlap, one not readable",
+      edit: (s) => s.addSection(PAYLOADS[0]).addSection({ ...PAYLOADS[1], characteristics: 0x00000040 }),
+      trips: "hash-uneven pe-overlap peimage-overlap u-boot-overlap red-hat-overlap",
     },
     {
       what: "raw data beyond VirtualSize",
@@ -162,8 +193,7 @@ export function efiTrials(good: Uint8Array, headers: number, image: number): rea
           sizeOfRawData: 0x1000,
         }),
       trips: `
-      hash-sum hash-uneven u-boot-reloc-target shim-hash-sum shim-attributes-write shim-nx-write
-      red-hat-raw-reach peimage-raw-reach xen-mb-memory`,
+      hash-sum hash-uneven shim-hash-sum shim-attributes-write shim-nx-write red-hat-raw-reach peimage-raw-reach xen-mb-memory`,
     },
     {
       what: "raw data beyond SizeOfImage",
@@ -185,7 +215,7 @@ export function efiTrials(good: Uint8Array, headers: number, image: number): rea
     {
       what: "a second section within a page",
       edit: (s) => s.setSection(".rodata", { virtualAddress: 0x400008 }),
-      trips: "xen-mb-memory",
+      trips: "xen-mb-memory pe-overlap peimage-overlap u-boot-overlap shim-overlap red-hat-overlap",
     },
     {
       what: "a certificate table beyond the file",
@@ -250,7 +280,7 @@ export function efiTrials(good: Uint8Array, headers: number, image: number): rea
     {
       what: "two .sbat",
       edit: (s) => s.addSection(SBAT).addSection(SBAT),
-      trips: "hash-uneven shim-two-sbat",
+      trips: "hash-uneven shim-two-sbat pe-overlap peimage-overlap u-boot-overlap",
       cures: "shim-no-sbat",
     },
     {

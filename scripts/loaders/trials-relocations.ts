@@ -31,15 +31,14 @@ export function relocationTrials(image: number): readonly Trial[] {
       what: "the entry point in two sections",
       edit: (s) => s.addSection(sectionHeader(".twice\0\0", [0x600000, 0x1000], [0x602200, 0x200], 0x42000040)),
       trips: `
-      hash-uneven u-boot-reloc-target shim-entry-twice shim-attributes-write shim-nx-write red-hat-entry-twice
-      peimage-raw-reach xen-mb-memory`,
+      hash-uneven shim-entry-twice shim-attributes-write shim-nx-write red-hat-entry-twice peimage-raw-reach
+      xen-mb-memory pe-overlap peimage-overlap u-boot-overlap`,
     },
     {
       what: "the entry point in two sections, by raw data",
       edit: (s) => s.addSection(sectionHeader(".twice\0\0", [0x600000, 0x10], [0x602200, 0x200], 0x42000040)),
       trips: `
-      hash-uneven u-boot-reloc-target shim-attributes-write shim-nx-write red-hat-entry-twice
-      peimage-raw-reach xen-mb-memory`,
+      hash-uneven shim-attributes-write shim-nx-write red-hat-entry-twice peimage-raw-reach xen-mb-memory pe-overlap peimage-overlap u-boot-overlap`,
     },
     {
       what: "no base relocation table",
@@ -96,6 +95,11 @@ export function relocationTrials(image: number): readonly Trial[] {
       trips: "shim-attributes-write shim-nx-write",
     },
     {
+      what: "a base relocation block twice",
+      edit: (s) => s.repeatRelocations(),
+      trips: "xen-reloc-twice",
+    },
+    {
       what: ".reloc discardable",
       edit: (s) => s.setSection(".reloc", { characteristics: 0x42000040 }),
       trips: "xen-reloc-discardable",
@@ -111,19 +115,27 @@ export function relocationTrials(image: number): readonly Trial[] {
       trips: "shim-no-reloc red-hat-no-reloc",
     },
     {
+      what: ".reloc by a long name",
+      edit: (s) => s.setText(s.strings + 36, ".reloc\0").setSection(".reloc", { name: "/36\0\0\0\0\0" }),
+      trips: "shim-no-reloc red-hat-no-reloc",
+    },
+    {
+      what: ".reloc with something behind its name",
+      edit: (s) => s.setSection(".reloc", { name: ".reloc\0x" }),
+      trips: "shim-no-reloc red-hat-no-reloc",
+    },
+    {
       what: ".reloc ahead of its table",
       edit: (s) => s.setSection(".reloc", { virtualAddress: 0x7fd000, virtualSize: 0x3000 }),
       trips: `
-      xen-reloc-block pe-reloc-block u-boot-reloc-block shim-reloc-section shim-block-large red-hat-block
-      red-hat-reloc-section peimage-reloc-block xen-mb-memory`,
+      xen-reloc-block pe-reloc-block u-boot-reloc-block shim-reloc-section shim-block-large red-hat-block red-hat-reloc-section peimage-reloc-block xen-mb-memory pe-overlap peimage-overlap u-boot-overlap shim-overlap red-hat-overlap`,
     },
     {
       what: "two .reloc",
       edit: (s) => s.addSection(sectionHeader(".reloc\0\0", [0x7fe000, 0x2000], [0x602200, 0], 0x42000040)),
       trips: `
-      xen-reloc-block pe-reloc-block u-boot-reloc-block shim-several-relocs shim-reloc-section
-      shim-block-place red-hat-several-relocs red-hat-reloc-section red-hat-block-place peimage-reloc-block
-      xen-mb-memory`,
+      xen-reloc-block pe-reloc-block u-boot-reloc-block shim-several-relocs shim-reloc-section shim-block-place red-hat-several-relocs red-hat-reloc-section red-hat-block-place peimage-reloc-block xen-mb-memory
+      pe-overlap peimage-overlap u-boot-overlap`,
     },
   ];
 }
