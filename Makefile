@@ -255,7 +255,7 @@ xen-tree-test: dist | $(MODULES) ## builds real Xen sources with it, minutes eac
 clean: ## removes what was built in OUT; what was downloaded stays
 	rm -f $(PRODUCTS) $(addprefix $(OUT)/,.made-of .made-of.new .made-with .made-with.new xen.mb.efi.new xen-mb-efi.mjs xen-mb-efi.1)
 ifeq ($(OUT),build)
-	rm -rf build/sample build/node-cache build/golden build/bench build/boot build/xen-tree/*/ build/*.log
+	rm -rf build/sample build/node-cache build/compiled build/golden build/bench build/boot build/xen-tree/*/ build/*.log
 endif
 
 .PHONY: help

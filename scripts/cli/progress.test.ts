@@ -7,7 +7,7 @@ import * as path from "node:path";
 import process from "node:process";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { SCRIPTS } from "../dev/places.ts";
+import { SCRIPTS, TOP } from "../dev/places.ts";
 
 const CLEAR = "\r\x1b[K";
 const PROGRAM = `
@@ -17,7 +17,7 @@ const PROGRAM = `
   showProgress("", realIo);
   console.log("done");
 `;
-const WORK = [process.execPath, ...process.execArgv, "--input-type=module", "--eval", PROGRAM];
+const WORK = [path.join(TOP, "node_modules/.bin/tsx"), "--input-type=module", "--eval", PROGRAM];
 
 const quote = (word: string): string => `'${word.replace(/'/g, "'\\''")}'`;
 const hasScript = spawnSync("script", ["--version"]).error === undefined;

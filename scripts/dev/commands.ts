@@ -4,29 +4,28 @@
 
 import type { Command } from "../cli/cli.ts";
 
-export const COMMAND_NAMES: readonly string[] = [
-  "relocate-reloc",
-  "align-sections",
-  "emit-header",
-  "verify",
-  "inspect",
-  "layout",
-  "explain",
-  "check-loaders",
-  "authenticode",
-  "add-sections",
-  "strip-debug",
-  "sign",
-  "mb-efi",
-  "install-xen",
-];
+/** Loading them runs none. */
+const MODULES = {
+  "relocate-reloc": import("../relocate-reloc.ts"),
+  "align-sections": import("../align-sections.ts"),
+  "emit-header": import("../emit-header.ts"),
+  verify: import("../verify.ts"),
+  inspect: import("../inspect.ts"),
+  layout: import("../layout.ts"),
+  explain: import("../explain.ts"),
+  "check-loaders": import("../check-loaders.ts"),
+  authenticode: import("../authenticode.ts"),
+  "add-sections": import("../add-sections.ts"),
+  "strip-debug": import("../strip-debug.ts"),
+  sign: import("../sign.ts"),
+  "mb-efi": import("../mb-efi.ts"),
+  "install-xen": import("../install-xen.ts"),
+};
 
-/** All of them; loading them runs none. */
+export const COMMAND_NAMES: readonly string[] = Object.keys(MODULES);
+
 export async function loadCommands(): Promise<Command[]> {
-  const modules = await Promise.all(
-    COMMAND_NAMES.map((name): Promise<unknown> => import(new URL(`../${name}.ts`, import.meta.url).href)),
-  );
-  return modules.map((module) => (module as { command: Command }).command);
+  return (await Promise.all(Object.values(MODULES))).map(({ command }) => command);
 }
 
 /** A usage text in its parts. */

@@ -8,3 +8,5 @@ export const TOP = fileURLToPath(new URL("../../", import.meta.url));
 export const SCRIPTS = fileURLToPath(new URL("../", import.meta.url));
 export const SAMPLES = fileURLToPath(new URL("../../samples/", import.meta.url));
 export const MINI_XEN = fileURLToPath(new URL("../../samples/mini-xen/mini-xen.efi", import.meta.url));
+/** Where make test has the scripts in JavaScript. */
+export const COMPILED = fileURLToPath(new URL("../../build/compiled/", import.meta.url));

@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // Runs test files, each in a process of its own and two at a time, and ends with one line "N passed, N failed, N skipped".
 // A file that runs no test fails, as uvu would let it pass; what a test says of a skip is shown.
+//
+// Changes: build/compiled, a copy of scripts/ in JavaScript, which node starts several times as fast as tsx does the
+// original; a third of the tests' time would go into that.
 
 import { spawn } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import process from "node:process";
+import { pathToFileURL } from "node:url";
+import { build } from "esbuild";
 import { runIfMain } from "../cli/cli.ts";
 import type { Command, Io } from "../cli/cli.ts";
 import { UsageError } from "../cli/errors.ts";
-import { SCRIPTS } from "./places.ts";
+import { COMPILED, SCRIPTS } from "./places.ts";
 
 const AT_ONCE = 2;
 
@@ -32,21 +37,49 @@ interface Outcome {
   readonly seconds: number;
 }
 
-function testFiles(directory: string): string[] {
-  return fs
-    .readdirSync(directory, { withFileTypes: true })
-    .flatMap((entry) =>
-      entry.isDirectory() ? testFiles(path.join(directory, entry.name)) : [path.join(directory, entry.name)],
-    )
-    .filter((file) => file.endsWith(".test.ts"))
-    .sort();
+const FILES = (fs.readdirSync(SCRIPTS, { recursive: true }) as string[])
+  .filter((file) => file.endsWith(".ts"))
+  .map((file) => path.join(SCRIPTS, file))
+  .sort();
+
+/** Compiles each script to a file of its own, which takes itself to be where the script is. */
+async function compile(): Promise<void> {
+  await build({
+    entryPoints: FILES,
+    outdir: COMPILED,
+    outbase: SCRIPTS,
+    outExtension: { ".js": ".mjs" },
+    bundle: true,
+    packages: "external",
+    platform: "node",
+    format: "esm",
+    target: "node20",
+    sourcemap: "inline",
+    plugins: [
+      {
+        name: "one-by-one",
+        setup({ onLoad, onResolve }) {
+          onResolve({ filter: /^\..*\.ts$/ }, ({ path: file }) => ({
+            path: file.replace(/ts$/, "mjs"),
+            external: true,
+          }));
+          onLoad({ filter: /\.ts$/ }, ({ path: file }) => {
+            const url = JSON.stringify(pathToFileURL(file).href);
+            return { contents: fs.readFileSync(file, "utf8").replace(/\bimport\.meta\.url\b/g, url), loader: "ts" };
+          });
+        },
+      },
+    ],
+  });
 }
 
-/** The same node, with the same loader, runs the test file as it runs this one. */
 function runFile(file: string): Promise<Outcome> {
   const start = Date.now();
   return new Promise((resolve) => {
-    const child = spawn(process.execPath, [...process.execArgv, file], { stdio: ["ignore", "pipe", "pipe"] });
+    const launcher = path.join(COMPILED, "dev/run-compiled.mjs");
+    const child = spawn(process.execPath, ["--enable-source-maps", launcher, file], {
+      stdio: ["ignore", "pipe", "pipe"],
+    });
     let output = "";
     for (const stream of [child.stdout, child.stderr])
       stream.setEncoding("utf8").on("data", (text: string) => (output += text));
@@ -82,10 +115,11 @@ export const command: Command = {
   async run(_positionals, values, io) {
     const only = typeof values.only === "string" ? values.only : "";
     // The largest first, which mostly take longest: none of them should run alone at the end.
-    const queue = testFiles(SCRIPTS)
-      .filter((file) => path.basename(file).includes(only))
-      .sort((a, b) => fs.statSync(b).size - fs.statSync(a).size);
+    const queue = FILES.filter((file) => file.endsWith(".test.ts") && path.basename(file).includes(only)).sort(
+      (a, b) => fs.statSync(b).size - fs.statSync(a).size,
+    );
     if (queue.length === 0) throw new UsageError(`No test file's name contains '${only}'`);
+    await compile();
     const total = { passed: 0, failed: 0, skipped: 0 };
     const worker = async (): Promise<void> => {
       for (let file = queue.shift(); file !== undefined; file = queue.shift()) {

@@ -20,7 +20,7 @@ const work = fs.mkdtempSync(path.join(os.tmpdir(), "runtimes-"));
 
 /** How each runs a script; the one that runs this test is always there. */
 const RUNTIMES: readonly { readonly name: string; readonly program: string; readonly flags: readonly string[] }[] = [
-  { name: "tsx", program: process.execPath, flags: process.execArgv },
+  { name: "tsx", program: process.execPath, flags: ["--import", import.meta.resolve("tsx")] },
   { name: "node 22", program: path.join(FOLDER, "node22/bin/node"), flags: [] },
   { name: "node 24", program: path.join(FOLDER, "node24/bin/node"), flags: [] },
   { name: "Deno", program: path.join(FOLDER, ".bin/deno"), flags: ["run", "-A", "--no-config"] },
