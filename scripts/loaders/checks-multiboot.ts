@@ -19,31 +19,26 @@ import type { Check } from "./rules.ts";
 /** A version of Multiboot. */
 export interface Version {
   readonly name: string;
+  readonly key: "multiboot1" | "multiboot2";
   /** Bytes of the file that loaders search. */
   readonly search: number;
   /** What to say where there is not even a magic. */
   readonly hint: string;
-  readonly header: (evidence: Evidence) => MultibootEvidence;
 }
 
-export const version1: Version = {
-  name: "Multiboot1",
-  search: mb.MB1_SEARCH,
-  hint: "",
-  header: (evidence) => evidence.multiboot1,
-};
+export const version1: Version = { name: "Multiboot1", key: "multiboot1", search: mb.MB1_SEARCH, hint: "" };
 export const version2: Version = {
   name: "Multiboot2",
+  key: "multiboot2",
   search: mb.MB2_SEARCH,
   hint: ": built without multiboot?",
-  header: (evidence) => evidence.multiboot2,
 };
 
 /** A question about the header of either version. */
-function headerCheck(
-  found: (header: MultibootEvidence, image: Pe, version: Version) => string | undefined,
-): (version: Version) => Check {
-  return (version) => (evidence) => found(version.header(evidence), evidence.image, version);
+function headerCheck(found: (header: MultibootEvidence, image: Pe, version: Version) => ReturnType<Check>) {
+  return (version: Version): Check =>
+    (evidence) =>
+      found(evidence[version.key], evidence.image, version);
 }
 
 // ---- the header
@@ -57,12 +52,13 @@ export const noHeader = headerCheck(({ at, first }, _image, version) => {
 });
 
 /** Limine and FreeBSD take the first magic that they find. */
-export const noMagic = headerCheck(({ first }, _image, version) =>
-  first >= 0 ? undefined : `no ${version.name} magic ${window(version)}`,
+export const noMagic = headerCheck(
+  ({ first }, _image, version) => first < 0 && `no ${version.name} magic ${window(version)}`,
 );
 
-export const firstMagicInvalid = headerCheck(({ at, first }, _image, { name }) =>
-  first < 0 || first === at ? undefined : `the first ${name} magic, at offset ${hex(first)}, has a wrong checksum`,
+export const firstMagicInvalid = headerCheck(
+  ({ at, first }, _image, { name }) =>
+    first >= 0 && first !== at && `the first ${name} magic, at offset ${hex(first)}, has a wrong checksum`,
 );
 
 export const badTags: Check = ({ multiboot2: { problem } }) => problem;
@@ -70,7 +66,7 @@ export const badTags: Check = ({ multiboot2: { problem } }) => problem;
 /** QEMU wants all 48 bytes of the specification's header inside the window. */
 export function headerBehind(last: number): Check {
   return ({ multiboot1: { at } }) =>
-    at <= last ? undefined : `the Multiboot1 header is at offset ${hex(at)}, needed at most ${hex(last)}`;
+    at > last && `the Multiboot1 header is at offset ${hex(at)}, needed at most ${hex(last)}`;
 }
 
 const withFlags = ({ multiboot1: { at, flags } }: Evidence): string =>
@@ -80,23 +76,23 @@ export function flagsOutside(known: number, ignored = 0xffff0000): Check {
   return (evidence) => {
     const { at, flags } = evidence.multiboot1;
     const unknown = Number(BigInt(flags) & ~BigInt(known) & ~BigInt(ignored));
-    return at < 0 || unknown === 0 ? undefined : { why: withFlags(evidence), args: [flags] };
+    return at >= 0 && unknown !== 0 && { why: withFlags(evidence), args: [flags] };
   };
 }
 
 export const asksForVideo: Check = (evidence) => {
   const { at, flags } = evidence.multiboot1;
-  return at < 0 || (flags & mb.MB1_VIDEO_MODE) === 0 ? undefined : `${withFlags(evidence)}, which ask for a video mode`;
+  return at >= 0 && (flags & mb.MB1_VIDEO_MODE) !== 0 && `${withFlags(evidence)}, which ask for a video mode`;
 };
 
 /** "MZ" is no ELF, so nothing but the address fields can tell where to load it. */
 export const noAddresses1: Check = ({ multiboot1: m }) =>
-  m.at < 0 || m.addresses !== undefined
-    ? undefined
-    : `no load addresses in the Multiboot1 header at offset ${hex(m.at)} (flags ${hex(m.flags)}) and no ELF`;
+  m.at >= 0 &&
+  m.addresses === undefined &&
+  `no load addresses in the Multiboot1 header at offset ${hex(m.at)} (flags ${hex(m.flags)}) and no ELF`;
 
 export const noAddresses2: Check = ({ multiboot2: m }) =>
-  m.at < 0 || m.problem !== undefined || m.addresses !== undefined ? undefined : "no Multiboot2 address tag and no ELF";
+  m.at >= 0 && m.problem === undefined && m.addresses === undefined && "no Multiboot2 address tag and no ELF";
 
 const ELF_CLASS_AT = 4;
 const ELF_MACHINE_AT = 18;
@@ -115,85 +111,92 @@ export function whereMachineLooks64(is64: boolean, check: Check): Check {
 /** Where a Linux kernel has "HdrS": then the file is one to QEMU. */
 const HDRS_AT = 0x202;
 export const looksLikeLinux: Check = ({ image }) =>
-  Buffer.from(image.bytes.subarray(HDRS_AT, HDRS_AT + 4)).toString("latin1") === "HdrS"
-    ? `offset ${hex(HDRS_AT)} holds "HdrS": it is taken for a Linux kernel`
-    : undefined;
+  Buffer.from(image.bytes.subarray(HDRS_AT, HDRS_AT + 4)).toString("latin1") === "HdrS" &&
+  `offset ${hex(HDRS_AT)} holds "HdrS": it is taken for a Linux kernel`;
 
 // ---- address fields
 
 /** A question about the address fields; where there are none, others have said so. */
-function addressCheck(found: (a: LoadAddresses, image: Pe) => string | undefined): (version: Version) => Check {
+function addressCheck(found: (a: LoadAddresses, image: Pe) => string | false) {
   return headerCheck(({ addresses }, image) => {
     const reason = addresses && found(addresses, image);
     return reason && `the header at offset ${hex(addresses?.at ?? 0)} has ${reason}`;
   });
 }
 
-export const loadBehindHeader = addressCheck((a) =>
-  a.headerAddr >= a.loadAddr ? undefined : `header_addr ${hex(a.headerAddr)} below load_addr ${hex(a.loadAddr)}`,
+export const loadBehindHeader = addressCheck(
+  (a) => a.headerAddr < a.loadAddr && `header_addr ${hex(a.headerAddr)} below load_addr ${hex(a.loadAddr)}`,
 );
 
-export const offsetBelowFile = addressCheck((a) =>
-  a.headerAddr < a.loadAddr || loadOffset(a) >= 0
-    ? undefined
-    : `load_addr ${hex(a.loadAddr)}, which is ${hex(-loadOffset(a))} bytes before the file begins`,
+export const offsetBelowFile = addressCheck(
+  (a) =>
+    a.headerAddr >= a.loadAddr &&
+    loadOffset(a) < 0 &&
+    `load_addr ${hex(a.loadAddr)}, which is ${hex(-loadOffset(a))} bytes before the file begins`,
 );
 
-export const endBelowLoad = addressCheck((a) =>
-  a.loadEndAddr === 0 || a.loadEndAddr >= a.loadAddr
-    ? undefined
-    : `load_end_addr ${hex(a.loadEndAddr)} below load_addr ${hex(a.loadAddr)}`,
+export const endBelowLoad = addressCheck(
+  (a) =>
+    a.loadEndAddr !== 0 &&
+    a.loadEndAddr < a.loadAddr &&
+    `load_end_addr ${hex(a.loadEndAddr)} below load_addr ${hex(a.loadAddr)}`,
 );
 
 /** GRUB does not notice that it reads less than it asked for. */
 export const endBeyondFile = addressCheck((a, image) => {
   const [end, fileEnd] = [loadOffset(a) + loadSize(a, image), image.bytes.length];
-  return a.headerAddr < a.loadAddr || end <= fileEnd
-    ? undefined
-    : `load_end_addr ${hex(a.loadEndAddr)}, which is at offset ${hex(end)}, the file ends at ${hex(fileEnd)}`;
+  return (
+    a.headerAddr >= a.loadAddr &&
+    end > fileEnd &&
+    `load_end_addr ${hex(a.loadEndAddr)}, which is at offset ${hex(end)}, the file ends at ${hex(fileEnd)}`
+  );
 });
 
 /** iPXE and old Limine compare with the file's length, without the offset. */
 export const moreThanFile = addressCheck((a, image) => {
   const [size, fileSize] = [loadSize(a, image), image.bytes.length];
-  return size <= fileSize
-    ? undefined
-    : `load_end_addr ${hex(a.loadEndAddr)}: that makes ${hex(size)} bytes, the file has ${hex(fileSize)}`;
+  return (
+    size > fileSize &&
+    `load_end_addr ${hex(a.loadEndAddr)}: that makes ${hex(size)} bytes, the file has ${hex(fileSize)}`
+  );
 });
 
 export const bssBelowEnd = addressCheck((a, image) => {
   const end = a.loadAddr + loadSize(a, image);
-  return a.bssEndAddr === 0 || a.bssEndAddr >= end
-    ? undefined
-    : `bss_end_addr ${hex(a.bssEndAddr)} below the end of what is loaded, ${hex(end)}`;
+  return (
+    a.bssEndAddr !== 0 &&
+    a.bssEndAddr < end &&
+    `bss_end_addr ${hex(a.bssEndAddr)} below the end of what is loaded, ${hex(end)}`
+  );
 });
 
 /** syslinux counts .bss from load_end_addr, so that must be there. */
-export const bssWithoutEnd = addressCheck((a) =>
-  a.loadEndAddr !== 0 || a.bssEndAddr === 0 ? undefined : `load_end_addr 0 and bss_end_addr ${hex(a.bssEndAddr)}`,
+export const bssWithoutEnd = addressCheck(
+  (a) => a.loadEndAddr === 0 && a.bssEndAddr !== 0 && `load_end_addr 0 and bss_end_addr ${hex(a.bssEndAddr)}`,
 );
 
 // kexec's own: 0 has no meaning there.
-export const loadNotPageAligned = addressCheck((a) =>
-  a.loadAddr % PAGE_SIZE === 0 ? undefined : `load_addr ${hex(a.loadAddr)}, needed a multiple of ${hex(PAGE_SIZE)}`,
+export const loadNotPageAligned = addressCheck(
+  (a) => a.loadAddr % PAGE_SIZE !== 0 && `load_addr ${hex(a.loadAddr)}, needed a multiple of ${hex(PAGE_SIZE)}`,
 );
-export const endZeroOrBelow = addressCheck((a) =>
-  a.loadEndAddr >= a.loadAddr
-    ? undefined
-    : `load_end_addr ${hex(a.loadEndAddr)}, needed at least load_addr ${hex(a.loadAddr)}`,
+export const endZeroOrBelow = addressCheck(
+  (a) =>
+    a.loadEndAddr < a.loadAddr && `load_end_addr ${hex(a.loadEndAddr)}, needed at least load_addr ${hex(a.loadAddr)}`,
 );
-export const bssZeroOrBelow = addressCheck((a) =>
-  a.bssEndAddr >= a.loadEndAddr
-    ? undefined
-    : `bss_end_addr ${hex(a.bssEndAddr)}, needed at least load_end_addr ${hex(a.loadEndAddr)}`,
+export const bssZeroOrBelow = addressCheck(
+  (a) =>
+    a.bssEndAddr < a.loadEndAddr &&
+    `bss_end_addr ${hex(a.bssEndAddr)}, needed at least load_end_addr ${hex(a.loadEndAddr)}`,
 );
 
 export const entryOutsideLoad = headerCheck(({ addresses: a, entryAddr: entry }, image) => {
   if (a === undefined || entry === undefined) return undefined;
   const end = a.loadAddr + loadSize(a, image);
-  return end < a.loadAddr || (entry >= a.loadAddr && entry < end)
-    ? undefined
-    : `the entry address is ${hex(entry)}, needed in ${range(a.loadAddr, end)}, what is loaded`;
+  return (
+    end >= a.loadAddr &&
+    (entry < a.loadAddr || entry >= end) &&
+    `the entry address is ${hex(entry)}, needed in ${range(a.loadAddr, end)}, what is loaded`
+  );
 });
 
 /** What happens to any image that comes so far. */
@@ -222,36 +225,32 @@ export function requestBesides(...known: readonly number[]): Check {
       .filter((tag) => tag.type === mb.MB2_INFORMATION_REQUEST && required(tag))
       .flatMap(requests)
       .find((type) => !known.includes(type));
-    return unknown === undefined
-      ? undefined
-      : { why: "the Multiboot2 header requests information that the loader does not have", args: [unknown] };
+    const why = "the Multiboot2 header requests information that the loader does not have";
+    return unknown !== undefined && { why, args: [unknown] };
   };
 }
 
 function requests({ bytes }: HeaderTag): number[] {
   const view = viewOf(bytes);
-  return Array.from({ length: Math.floor((bytes.length - mb.MB2_TAG.size) / 4) }, (_, i) =>
-    view.getUint32(mb.MB2_TAG.size + 4 * i, true),
-  );
+  const length = Math.floor((bytes.length - mb.MB2_TAG.size) / 4);
+  return Array.from({ length }, (_, i) => view.getUint32(mb.MB2_TAG.size + 4 * i, true));
 }
 
 /** BIOS builds have no other entry; EFI builds take the EFI64 one. */
 export const addressWithoutEntry: Check = ({ multiboot2: { addresses, entryAddr } }) =>
-  addresses === undefined || entryAddr !== undefined
-    ? undefined
-    : "the Multiboot2 header has an address tag and no entry address tag";
+  addresses !== undefined &&
+  entryAddr === undefined &&
+  "the Multiboot2 header has an address tag and no entry address tag";
 
 export const efi64BeforeEntry: Check = ({ multiboot2: { tags } }) => {
   const efi64 = tags.findIndex((t) => t.type === TAG_EFI64);
   const entry = tags.findIndex((t) => t.type === mb.MB2_ENTRY_ADDRESS);
-  return efi64 < 0 || (entry >= 0 && entry < efi64)
-    ? undefined
-    : "no entry address tag in front of the EFI64 entry tag";
+  return efi64 >= 0 && (entry < 0 || entry > efi64) && "no entry address tag in front of the EFI64 entry tag";
 };
 
 function noTag(type: number, why: string): Check {
   return ({ multiboot2: { at, problem, tags } }) =>
-    at < 0 || problem !== undefined || tags.some((t) => t.type === type) ? undefined : why;
+    at >= 0 && problem === undefined && !tags.some((t) => t.type === type) && why;
 }
 
 export const noBootServicesTag = noTag(TAG_EFI_BS, "the Multiboot2 header has no EFI boot services tag");
@@ -318,9 +317,10 @@ export const bssNotRounded = headerCheck(({ addresses: a }, image) => {
   const bss = bssOf(image);
   if (a === undefined || bss === undefined || a.bssEndAddr < sectionEnd(bss)) return undefined;
   const needed = roundUp(sectionEnd(bss), SIZE_2M);
-  return a.bssEndAddr >= needed
-    ? undefined
-    : `bss_end_addr is ${hex(a.bssEndAddr)}, needed ${hex(needed)}: Xen maps and uses memory up to the next 2 MiB`;
+  return (
+    a.bssEndAddr < needed &&
+    `bss_end_addr is ${hex(a.bssEndAddr)}, needed ${hex(needed)}: Xen maps and uses memory up to the next 2 MiB`
+  );
 });
 
 /** `_start`, Xen's first byte, is the lowest section's; a relocatable image is moved by multiples of `align`. */
@@ -328,9 +328,7 @@ export const startUnaligned = headerCheck(({ addresses: a, relocatable }, image)
   const first = byAddress(image.sections)[0]?.header.virtualAddress;
   if (a === undefined || first === undefined) return undefined;
   if (relocatable === undefined)
-    return first % SIZE_2M === 0
-      ? undefined
-      : `_start is loaded at ${hex(first)}, needed a multiple of ${hex(SIZE_2M)}`;
+    return first % SIZE_2M !== 0 && `_start is loaded at ${hex(first)}, needed a multiple of ${hex(SIZE_2M)}`;
   const { align } = relocatable;
   if (align !== 0 && align % SIZE_2M === 0 && (first - a.loadAddr) % SIZE_2M === 0) return undefined;
   const where = `load_addr is ${hex(a.loadAddr)}, aligned to ${hex(align)} where it is loaded`;

@@ -125,11 +125,11 @@ export const unsigned: Check = ({ hash }) => (hash.signed ? undefined : "the fil
 // ---- sections
 
 /** The first section for which `found` gives a reason; messages that name a section do it by its place in the table. */
-export function anySection(found: (section: Section, image: Pe) => string | undefined): Check {
+export function anySection(found: (section: Section, image: Pe) => string | false | undefined): Check {
   return ({ image }) => {
     for (const [index, section] of image.sections.entries()) {
       const reason = found(section, image);
-      if (reason !== undefined) return { why: `section ${section.name} ${reason}`, args: [index] };
+      if (reason !== undefined && reason !== false) return { why: `section ${section.name} ${reason}`, args: [index] };
     }
     return undefined;
   };

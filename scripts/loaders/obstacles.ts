@@ -44,7 +44,7 @@ export function obstacles(evidence: Evidence): Obstacle[] {
 
 // ---- what only other tools than loaders ask
 
-const signed: Check = ({ hash }) => (hash.signed ? "the image is signed" : undefined);
+const signed: Check = ({ hash }) => hash.signed && "the image is signed";
 
 /** Bytes free behind the section table, where tools append headers: up to the first section's data or a Multiboot1 header. */
 export function headerSlack(image: Pe): number {
@@ -59,30 +59,32 @@ export function headerSlack(image: Pe): number {
 
 const noRoomForHeader: Check = ({ image }) => {
   const slack = headerSlack(image);
-  return slack >= pe.SECTION_HEADER.size
-    ? undefined
-    : `${slack} bytes are free behind the section table, a header takes ${pe.SECTION_HEADER.size}`;
+  return (
+    slack < pe.SECTION_HEADER.size &&
+    `${slack} bytes are free behind the section table, a header takes ${pe.SECTION_HEADER.size}`
+  );
 };
 
 const oddSizeOfImage: Check = ({ image: { optional: o } }) =>
-  o.sectionAlignment === 0 || o.sizeOfImage % o.sectionAlignment === 0
-    ? undefined
-    : `SizeOfImage is ${hex(o.sizeOfImage)}, no multiple of SectionAlignment ${hex(o.sectionAlignment)}`;
+  o.sectionAlignment !== 0 &&
+  o.sizeOfImage % o.sectionAlignment !== 0 &&
+  `SizeOfImage is ${hex(o.sizeOfImage)}, no multiple of SectionAlignment ${hex(o.sectionAlignment)}`;
 
 const wrongCheckSum: Check = ({ image }) => {
   const right = checkSum(image.bytes, optionalAt(image) + offsetOf(pe.OPTIONAL_HEADER, "checkSum"));
   const found = image.optional.checkSum;
-  return found === right ? undefined : `CheckSum is ${hex(found)}, needed ${hex(right)}`;
+  return found !== right && `CheckSum is ${hex(found)}, needed ${hex(right)}`;
 };
 
 const debugDirectoryLeavesSection: Check = ({ image }) => {
   const { virtualAddress, size } = directoryOf(image, pe.DIRECTORY_DEBUG);
   const section = size === 0 ? undefined : sectionAt(image, virtualAddress);
   const left = section === undefined ? size : sectionEnd(section) - virtualAddress;
-  return left >= size
-    ? undefined
-    : `the debug directory does not fit into ${section?.name}: objcopy says "Data Directory size (` +
-        `${size.toString(16)}) exceeds space left in section (${left.toString(16)})"`;
+  return (
+    left < size &&
+    `the debug directory does not fit into ${section?.name}: objcopy says "Data Directory size (` +
+      `${size.toString(16)}) exceeds space left in section (${left.toString(16)})"`
+  );
 };
 
 /** Multiboot copies one range of the file to one range of memory. */
@@ -108,9 +110,7 @@ const isStray = (section: Section, image: Pe): boolean =>
   section.name.startsWith(".debug_") && isBeyondImage(section, image);
 
 const beyondImage = (stray: boolean): Check =>
-  check.anySection((s, image) =>
-    isBeyondImage(s, image) && isStray(s, image) === stray ? check.placeIn(s, image) : undefined,
-  );
+  check.anySection((s, image) => isBeyondImage(s, image) && isStray(s, image) === stray && check.placeIn(s, image));
 
 /** Loaders would make different memory of it. Of stray sections align-sections makes good ones. */
 const loadedInSeveralWays: Check = ({ image }) => {
@@ -131,7 +131,7 @@ const firstOf =
   (evidence) => {
     for (const one of checks) {
       const trip = one(evidence);
-      if (trip !== undefined) return trip;
+      if (trip !== undefined && trip !== false) return trip;
     }
     return undefined;
   };

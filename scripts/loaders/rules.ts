@@ -13,8 +13,8 @@ export interface Trip {
   readonly args?: readonly (number | string)[];
 }
 
-/** Looks for one thing in an image; what it finds breaks a rule. */
-export type Check = (evidence: Evidence) => Trip | string | undefined;
+/** Looks for one thing in an image; what it finds breaks a rule, and false or undefined does not. */
+export type Check = (evidence: Evidence) => Trip | string | false | undefined;
 
 export interface Rule {
   /** Names it for tests and for JSON; the same rule of two loaders that share code has the same name. */
@@ -90,7 +90,7 @@ export function profile(
 
 /** Why a check found something, without the arguments of anybody's message. */
 export function reasonOf(check: Check, evidence: Evidence): string | undefined {
-  const trip = check(evidence);
+  const trip = check(evidence) || undefined;
   return typeof trip === "object" ? trip.why : trip;
 }
 
@@ -110,7 +110,7 @@ export function askLoader(profile: Profile, evidence: Evidence): LoaderVerdict {
 
 function brokenRule({ id, kind, source, says, check }: Rule, evidence: Evidence): BrokenRule | undefined {
   const trip = check(evidence);
-  if (trip === undefined) return undefined;
+  if (trip === undefined || trip === false) return undefined;
   const { why, args = [] } = typeof trip === "string" ? { why: trip } : trip;
   return { rule: id, kind, why, says: fillIn(says, args), source };
 }
