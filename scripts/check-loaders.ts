@@ -8,15 +8,12 @@
 //   depends on the machine (free memory, keys, whether a file is signed) is no verdict: it is said as a warning.
 // Refuses: what is not a PE image for x86-64, or points outside the file.
 
-import { aboutFile, displayName, readInput, runIfMain } from "./cli/cli.ts";
-import type { Command } from "./cli/cli.ts";
+import { aboutFile, displayName, readInput, runIfMain, type Command } from "./cli/cli.ts";
 import { UsageError } from "./cli/errors.ts";
-import { obstacles, traits } from "./loaders/obstacles.ts";
-import type { Obstacle, Traits } from "./loaders/obstacles.ts";
+import { obstacles, traits, type Obstacle, type Traits } from "./loaders/obstacles.ts";
 import { examine } from "./loaders/facts.ts";
 import { PROFILES, profileNamed } from "./loaders/profiles.ts";
-import { askLoader, boots, furtherLines, verdictLine } from "./loaders/rules.ts";
-import type { Profile, LoaderVerdict } from "./loaders/rules.ts";
+import { askLoader, boots, furtherLines, verdictLine, type Profile } from "./loaders/rules.ts";
 
 const USAGE = `Usage: check-loaders.ts FILE [--loader NAME]... [--json]
 
@@ -37,31 +34,24 @@ error names each of those marked * that do not boot it.
 /** Section names that are shown of many. */
 const MOST_NAMES = 20;
 
-export interface Report {
-  /** Counts up when a field changes its meaning or goes. */
-  readonly format: 1;
-  /** Whether all that were asked about boot it. */
-  readonly boots: boolean;
-  readonly verdicts: readonly LoaderVerdict[];
-  /** Not with --loader. */
-  readonly obstacles?: readonly Obstacle[];
-  readonly traits?: Traits;
-}
+export type Report = Readonly<ReturnType<typeof checkLoaders>>;
 
 /**
  * Asks the profiles about an image.
  * @param asked only these; all of them, and what stands in the way, when left out
  * @throws ImageError when it is not a PE image for x86-64, or points outside the file
  */
-export function checkLoaders(bytes: Uint8Array, asked?: readonly Profile[]): Report {
+export function checkLoaders(bytes: Uint8Array, asked?: readonly Profile[]) {
   const evidence = examine(bytes);
   const verdicts = (asked ?? PROFILES).map((profile) => ({ profile, verdict: askLoader(profile, evidence) }));
-  const report = {
+  return {
+    /** Counts up when a field changes its meaning or goes. */
     format: 1,
+    /** Whether all that were asked about boot it. */
     boots: verdicts.every(({ profile, verdict }) => boots(verdict) || (asked === undefined && !profile.needed)),
     verdicts: verdicts.map(({ verdict }) => verdict),
-  } as const;
-  return asked === undefined ? { ...report, obstacles: obstacles(evidence), traits: traits(evidence) } : report;
+    ...(asked === undefined ? { obstacles: obstacles(evidence), traits: traits(evidence) } : {}),
+  };
 }
 
 /** The report for people. */

@@ -7,8 +7,7 @@
 // Refuses: what is not such an image, or points outside the file. Everything else is shown, also what no transform takes
 //   (overlapping sections, a corrupt relocation table, …): the reason stands where the facts would.
 
-import { aboutFile, readInput, runIfMain } from "./cli/cli.ts";
-import type { Command } from "./cli/cli.ts";
+import { aboutFile, readInput, runIfMain, type Command } from "./cli/cli.ts";
 import { inspectFacts } from "./show/inspect-facts.ts";
 import { factsText } from "./show/inspect-text.ts";
 

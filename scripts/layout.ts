@@ -8,11 +8,19 @@
 
 import { Buffer } from "node:buffer";
 import * as path from "node:path";
-import { aboutFile, displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts";
-import type { Command, Io, Values } from "./cli/cli.ts";
+import {
+  aboutFile,
+  displayName,
+  readInput,
+  refuseSameFile,
+  runIfMain,
+  writeOutput,
+  type Command,
+  type Io,
+  type Values,
+} from "./cli/cli.ts";
 import { UsageError } from "./cli/errors.ts";
-import { pictureFacts } from "./show/picture-facts.ts";
-import type { PictureFacts } from "./show/picture-facts.ts";
+import { pictureFacts, type PictureFacts } from "./show/picture-facts.ts";
 import { htmlPicture } from "./show/picture-html.ts";
 import { svgPicture } from "./show/picture-svg.ts";
 import { textPicture } from "./show/picture-text.ts";

@@ -6,14 +6,12 @@ import { Buffer } from "node:buffer";
 import { hex, range } from "../cli/numbers.ts";
 import type { HeaderTag } from "../judge/loads.ts";
 import { differences } from "../judge/memory.ts";
-import { byAddress, roundUp, sectionEnd } from "../judge/read.ts";
-import type { Pe, Section } from "../judge/read.ts";
+import { byAddress, roundUp, sectionEnd, type Pe, type Section } from "../judge/read.ts";
 import { viewOf } from "../tables/fields.ts";
 import * as mb from "../tables/multiboot.ts";
 import { CNT_UNINITIALIZED_DATA, PAGE_SIZE, SIZE_2M } from "../tables/pe.ts";
 import { onlyIf } from "./checks.ts";
-import { loadOffset, loadSize } from "./facts.ts";
-import type { Evidence, LoadAddresses, MultibootEvidence } from "./facts.ts";
+import { loadOffset, loadSize, type Evidence, type LoadAddresses, type MultibootEvidence } from "./facts.ts";
 import type { Check } from "./rules.ts";
 
 /** A version of Multiboot. */

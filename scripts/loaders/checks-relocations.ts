@@ -3,14 +3,11 @@
 // memory when Xen walks it. As in checks.ts each check is one question.
 
 import { hex, range } from "../cli/numbers.ts";
-import { hasFlags, sectionAt, sectionEnd } from "../judge/read.ts";
-import type { Pe, Section } from "../judge/read.ts";
-import { DIRECTORY_BASE_RELOCATION, MEM_DISCARDABLE, MEM_READ } from "../tables/pe.ts";
-import type { SectionHeader } from "../tables/pe.ts";
+import { hasFlags, sectionAt, sectionEnd, type Pe, type Section } from "../judge/read.ts";
+import { DIRECTORY_BASE_RELOCATION, MEM_DISCARDABLE, MEM_READ, type SectionHeader } from "../tables/pe.ts";
 import { isStoredAs } from "./checks.ts";
-import type { RelocationEvidence } from "./facts.ts";
-import { repeatedText } from "./relocation-table.ts";
-import type { Corruption } from "./relocation-table.ts";
+import type { Evidence } from "./facts.ts";
+import { repeatedText, type Corruption } from "./relocation-table.ts";
 import type { Check } from "./rules.ts";
 
 // ---- the entry point
@@ -53,7 +50,7 @@ export const entryByRawSize = entryChecks((h) => h.sizeOfRawData, all);
 
 // ---- base relocations
 
-const tableRange = ({ start, size }: RelocationEvidence): string => range(start, start + size);
+const tableRange = ({ start, size }: Evidence["relocations"]): string => range(start, start + size);
 
 export const tableOutsideImage: Check = ({ relocations: r, image: { optional } }) =>
   r.size === 0 || r.start + r.size <= optional.sizeOfImage

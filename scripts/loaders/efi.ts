@@ -8,8 +8,7 @@ import { sectionEnd } from "../judge/read.ts";
 import { SIZE_2M } from "../tables/pe.ts";
 import * as reloc from "./checks-relocations.ts";
 import * as check from "./checks.ts";
-import { profile, rulesOf } from "./rules.ts";
-import type { Check, Profile, Rule } from "./rules.ts";
+import { profile, rulesOf, type Check, type Profile, type Rule } from "./rules.ts";
 
 // ---- Xen
 

@@ -5,28 +5,17 @@
 
 import { attempt } from "../cli/errors.ts";
 import { authenticode } from "../judge/authenticode.ts";
-import type { Authenticode } from "../judge/authenticode.ts";
 import { MULTIBOOT1, MULTIBOOT2, findHeader, tagsOfHeader } from "../judge/loads.ts";
-import type { HeaderTag } from "../judge/loads.ts";
-import { hasFlags, readPe } from "../judge/read.ts";
-import type { Pe } from "../judge/read.ts";
-import { readStructure } from "../tables/fields.ts";
-import type { Fields } from "../tables/fields.ts";
+import { hasFlags, readPe, type Pe } from "../judge/read.ts";
+import { readStructure, type Fields, type Row, type Structure } from "../tables/fields.ts";
 import * as mb from "../tables/multiboot.ts";
 import { MEM_WRITE } from "../tables/pe.ts";
 import { ABSOLUTE, entriesOf, repeatedTargets, sectionFinder, walkRelocations } from "./relocation-table.ts";
-import type { CorruptBlock, RepeatedTargets } from "./relocation-table.ts";
 
-export interface Evidence {
-  readonly image: Pe;
-  readonly relocations: RelocationEvidence;
-  readonly multiboot1: Multiboot1Evidence;
-  readonly multiboot2: Multiboot2Evidence;
-  readonly hash: Authenticode;
-}
+export type Evidence = Readonly<ReturnType<typeof examine>>;
 
 /** @throws ImageError when it is not a PE32+ image for x86-64, or points outside the file */
-export function examine(bytes: Uint8Array): Evidence {
+export function examine(bytes: Uint8Array) {
   const image = readPe(bytes);
   return {
     image,
@@ -55,66 +44,48 @@ export interface LoadAddresses {
   readonly bssEndAddr: number;
 }
 
-/** A Multiboot header of either version. */
-export interface MultibootEvidence {
-  /** File offset of the first magic, valid header or not; -1 without one. */
-  readonly first: number;
-  /** File offset of the first header whose checksum fits; -1 without one. */
-  readonly at: number;
-  /** Undefined also where the fields are not inside the file. */
-  readonly addresses: LoadAddresses | undefined;
-  readonly entryAddr: number | undefined;
-  /** Only the second version has such a thing. */
-  readonly relocatable: Fields<typeof mb.MB2_RELOCATABLE_TAG.rows> | undefined;
-}
+/** A Multiboot header of either version; `relocatable` is something that only the second has. */
+export type MultibootEvidence = Evidence["multiboot1" | "multiboot2"];
 
-export interface Multiboot1Evidence extends MultibootEvidence {
-  readonly flags: number;
-}
-
-const NOTHING = { addresses: undefined, entryAddr: undefined, relocatable: undefined };
-
-function multiboot1Evidence(bytes: Uint8Array): Multiboot1Evidence {
-  const first = findHeader(bytes, MULTIBOOT1, false);
+function multiboot1Evidence(bytes: Uint8Array) {
   const at = findHeader(bytes, MULTIBOOT1);
-  if (at < 0) return { first, at, flags: 0, ...NOTHING };
-  const { flags } = readStructure(mb.MB1_HEADER, bytes, at);
-  if ((flags & mb.MB1_AOUT_KLUDGE) === 0 || at + mb.MB1_ADDRESS_HEADER.size > bytes.length)
-    return { first, at, flags, ...NOTHING };
-  const header = readStructure(mb.MB1_ADDRESS_HEADER, bytes, at);
-  return { ...NOTHING, first, at, flags, addresses: { ...header, at }, entryAddr: header.entryAddr };
+  const flags = at < 0 ? 0 : readStructure(mb.MB1_HEADER, bytes, at).flags;
+  const addressed = (flags & mb.MB1_AOUT_KLUDGE) !== 0 && at + mb.MB1_ADDRESS_HEADER.size <= bytes.length;
+  const header = addressed ? readStructure(mb.MB1_ADDRESS_HEADER, bytes, at) : undefined;
+  return {
+    /** File offset of the first magic, valid header or not; -1 without one. */
+    first: findHeader(bytes, MULTIBOOT1, false),
+    /** File offset of the first header whose checksum fits; -1 without one. */
+    at,
+    flags,
+    /** Undefined also where the fields are not inside the file. */
+    addresses: header && { ...header, at },
+    entryAddr: header?.entryAddr,
+    relocatable: undefined,
+  };
 }
 
-export interface Multiboot2Evidence extends MultibootEvidence {
-  /** Why the tags cannot be read. */
-  readonly problem: string | undefined;
-  /** Without END. */
-  readonly tags: readonly HeaderTag[];
-}
-
-function multiboot2Evidence(file: Uint8Array): Multiboot2Evidence {
+function multiboot2Evidence(file: Uint8Array) {
   // Tags behind what loaders search are none.
   const bytes = file.subarray(0, mb.MB2_SEARCH);
-  const first = findHeader(bytes, MULTIBOOT2, false);
   const at = findHeader(bytes, MULTIBOOT2);
-  const none = { first, at, tags: [], ...NOTHING };
-  if (at < 0) return { ...none, problem: undefined };
-  const { value: tags, reason } = attemptLoad(() => tagsOfHeader(bytes, at));
-  if (tags === undefined) return { ...none, problem: reason };
+  const { value: tags = [], reason: problem } = attemptLoad(() => (at < 0 ? [] : tagsOfHeader(bytes, at)));
   // Loaders keep the last tag of a type.
-  const last = (type: number, size: number): Uint8Array | undefined =>
-    tags.findLast((tag) => tag.type === type && tag.bytes.length >= size)?.bytes;
-  const address = last(mb.MB2_ADDRESS, mb.MB2_ADDRESS_TAG.size);
-  const entry = last(mb.MB2_ENTRY_ADDRESS, mb.MB2_ENTRY_ADDRESS_TAG.size);
-  const relocatable = last(mb.MB2_RELOCATABLE, mb.MB2_RELOCATABLE_TAG.size);
+  const last = <Rows extends readonly Row[]>(type: number, form: Structure<Rows>): Fields<Rows> | undefined => {
+    const tag = tags.findLast((tag) => tag.type === type && tag.bytes.length >= form.size);
+    return tag && readStructure(form, tag.bytes, 0);
+  };
+  const address = last(mb.MB2_ADDRESS, mb.MB2_ADDRESS_TAG);
   return {
-    first,
+    first: findHeader(bytes, MULTIBOOT2, false),
     at,
-    problem: undefined,
+    /** Why the tags cannot be read. */
+    problem,
+    /** Without END. */
     tags,
-    addresses: address && { ...readStructure(mb.MB2_ADDRESS_TAG, address, 0), at },
-    entryAddr: entry && readStructure(mb.MB2_ENTRY_ADDRESS_TAG, entry, 0).entryAddr,
-    relocatable: relocatable && readStructure(mb.MB2_RELOCATABLE_TAG, relocatable, 0),
+    addresses: address && { ...address, at },
+    entryAddr: last(mb.MB2_ENTRY_ADDRESS, mb.MB2_ENTRY_ADDRESS_TAG)?.entryAddr,
+    relocatable: last(mb.MB2_RELOCATABLE, mb.MB2_RELOCATABLE_TAG),
   };
 }
 
@@ -131,29 +102,12 @@ export function loadSize(addresses: LoadAddresses, { bytes }: Pe): number {
 
 // ---- base relocations
 
-export interface RelocationEvidence {
-  /** RVA and size by data directory 5; both 0 without one. */
-  readonly start: number;
-  readonly size: number;
-  /** Where the table can be followed no further. */
-  readonly corrupt: CorruptBlock | undefined;
-  /** RVA of the first target, by type. */
-  readonly types: ReadonlyMap<number, number>;
-  /** Number of entries by section name ("no section") and type. Padding entries are not counted. */
-  readonly sections: ReadonlyMap<string, ReadonlyMap<number, number>>;
-  /** The highest target; -1 without one. */
-  readonly highest: number;
-  readonly repeated: RepeatedTargets | undefined;
-  /** The first target that is not in a writable section: Xen writes to all of them. */
-  readonly unwritable: { readonly rva: number; readonly section: string } | undefined;
-}
-
-function relocationEvidence(image: Pe): RelocationEvidence {
+function relocationEvidence(image: Pe) {
   const { start, size, blocks, corrupt } = walkRelocations(image);
   const types = new Map<number, number>();
   const sections = new Map<string, Map<number, number>>();
   let highest = -1;
-  let unwritable: RelocationEvidence["unwritable"];
+  let unwritable: { readonly rva: number; readonly section: string } | undefined;
   const sectionOf = sectionFinder(image);
   for (const block of blocks) {
     for (const { type, target } of entriesOf(block)) {
@@ -168,5 +122,18 @@ function relocationEvidence(image: Pe): RelocationEvidence {
       if (section === undefined || !hasFlags(section, MEM_WRITE)) unwritable ??= { rva: target, section: name };
     }
   }
-  return { start, size, corrupt, types, sections, highest, repeated: repeatedTargets(blocks), unwritable };
+  return {
+    start,
+    size,
+    corrupt,
+    /** RVA of the first target, by type. */
+    types,
+    /** Number of entries by section name ("no section") and type. Padding entries are not counted. */
+    sections,
+    /** The highest target; -1 without one. */
+    highest,
+    repeated: repeatedTargets(blocks),
+    /** The first target that is not in a writable section: Xen writes to all of them. */
+    unwritable,
+  };
 }

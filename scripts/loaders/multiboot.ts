@@ -4,10 +4,8 @@
 
 import { MB1_SEARCH } from "../tables/multiboot.ts";
 import * as mb from "./checks-multiboot.ts";
-import { version1, version2 } from "./checks-multiboot.ts";
-import type { Version } from "./checks-multiboot.ts";
-import { profile, rulesOf } from "./rules.ts";
-import type { Check, Profile, Rule } from "./rules.ts";
+import { version1, version2, type Version } from "./checks-multiboot.ts";
+import { profile, rulesOf, type Check, type Profile, type Rule } from "./rules.ts";
 import { SHIM_LOAD } from "./shim.ts";
 
 // ---- Xen

@@ -6,8 +6,7 @@
 import { hex, range } from "../cli/numbers.ts";
 import { checkSum } from "../judge/checksum.ts";
 import { loadByFirmware } from "../judge/loads.ts";
-import { directoryOf, optionalAt, sectionAt, sectionEnd, tableEnd } from "../judge/read.ts";
-import type { Pe, Section } from "../judge/read.ts";
+import { directoryOf, optionalAt, sectionAt, sectionEnd, tableEnd, type Pe, type Section } from "../judge/read.ts";
 import { offsetOf, readStructure } from "../tables/fields.ts";
 import { MB2_HEADER } from "../tables/multiboot.ts";
 import * as pe from "../tables/pe.ts";
@@ -15,27 +14,18 @@ import * as mb from "./checks-multiboot.ts";
 import * as reloc from "./checks-relocations.ts";
 import * as check from "./checks.ts";
 import { alignmentTooSmall } from "./efi.ts";
-import { attemptLoad } from "./facts.ts";
-import type { Evidence } from "./facts.ts";
-import { reasonOf } from "./rules.ts";
-import type { Check } from "./rules.ts";
+import { attemptLoad, type Evidence } from "./facts.ts";
+import { reasonOf, type Check } from "./rules.ts";
 import { noSbat } from "./shim.ts";
 
-export type Remedy =
+/** What removes an obstacle; null when none of our steps does. */
+type Remedy =
   "relocate-reloc" | "align-sections" | "emit-header" | "any step" | "add-sections" | "--strip-signature" | null;
 
-export interface Obstacle {
-  readonly id: string;
-  /** What it is, where, and what somebody then says. */
-  readonly what: string;
-  /** What removes it; null when none of our steps does. */
-  readonly remedy: Remedy;
-  /** What to do where no step helps, or what else to know; empty when there is nothing to say. */
-  readonly advice: string;
-}
+export type Obstacle = Readonly<ReturnType<typeof obstacles>[number]>;
 
-/** What stands in the way of an image, in the order of {@link OBSTACLES}. */
-export function obstacles(evidence: Evidence): Obstacle[] {
+/** What stands in the way of an image, in the order of {@link OBSTACLES}: what it is, where, and what somebody then says. */
+export function obstacles(evidence: Evidence) {
   return OBSTACLES.flatMap(([id, remedy, question, then, advice = ""]) => {
     const why = reasonOf(question, evidence);
     return why === undefined ? [] : [{ id, what: then === "" ? why : `${why}: ${then}`, remedy, advice }];
@@ -142,6 +132,7 @@ const UNWRITABLE = "where firmware enforces that, Xen's own relocation pass faul
 const SILENT = 'firmware refuses the image and says nothing ("Load Error")';
 const DISCARDED = '"x86/efi: discard multiboot and PVH support for PE binary"';
 
+/** `advice` is what to do where no step helps, or what else to know. */
 type Row = readonly [id: string, remedy: Remedy, question: Check, then: string, advice?: string];
 
 /** In the order in which the steps remove them, those that none removes last. */
@@ -238,19 +229,9 @@ export const OBSTACLES: readonly Row[] = [
 
 // ---- what the linker has made of it
 
-export interface Traits {
-  /** GNU ld's version, as it leaves it in the header. */
-  readonly linker: string;
-  /** Bytes between the section table and what follows, and how many 40-byte section headers fit there. */
-  readonly headerSlack: { readonly bytes: number; readonly headers: number };
-  readonly nxCompat: boolean;
-  /** Number of base relocations by section and type. */
-  readonly relocations: Readonly<Record<string, Readonly<Record<string, number>>>>;
-  /** Sections that begin within a page. */
-  readonly unaligned: readonly string[];
-}
+export type Traits = Readonly<ReturnType<typeof traits>>;
 
-export function traits(evidence: Evidence): Traits {
+export function traits(evidence: Evidence) {
   const { optional, sections } = evidence.image;
   const bytes = headerSlack(evidence.image);
   const relocations = [...evidence.relocations.sections].map(([section, types]) => {
@@ -258,10 +239,14 @@ export function traits(evidence: Evidence): Traits {
     return [section, Object.fromEntries(counts)] as const;
   });
   return {
+    /** GNU ld's version, as it leaves it in the header. */
     linker: `${optional.majorLinkerVersion}.${optional.minorLinkerVersion}`,
+    /** Bytes between the section table and what follows, and how many 40-byte section headers fit there. */
     headerSlack: { bytes, headers: Math.floor(bytes / pe.SECTION_HEADER.size) },
     nxCompat: check.claimsNx(evidence),
+    /** Number of base relocations by section and type. */
     relocations: Object.fromEntries(relocations),
+    /** Sections that begin within a page. */
     unaligned: sections.filter((s) => s.header.virtualAddress % pe.PAGE_SIZE !== 0).map((s) => s.name),
   };
 }

@@ -3,39 +3,18 @@
 // a rule of that loader. The steps and verify read it by readers of their own, which are strict.
 
 import { hex } from "../cli/numbers.ts";
-import { byAddress, sectionEnd } from "../judge/read.ts";
-import type { Pe, Section } from "../judge/read.ts";
+import { byAddress, sectionEnd, type Pe, type Section } from "../judge/read.ts";
 import { readStructure, structure, viewOf } from "../tables/fields.ts";
 import { DIRECTORY_BASE_RELOCATION } from "../tables/pe.ts";
 
 /** Why a table can be followed no further. */
 export type Corruption = "block size" | "beyond the table" | "not in memory";
 
-export interface CorruptBlock {
-  readonly how: Corruption;
-  /** Its number, counted from 0. */
-  readonly block: number;
-  /** What stands for its size, in bytes. */
-  readonly size: number;
-  readonly why: string;
-}
-
 export interface RelocationBlock {
   /** RVA that its entries count from. */
   readonly page: number;
   /** The whole block. */
   readonly bytes: Uint8Array;
-}
-
-export interface RelocationTable {
-  /** RVA and size in bytes by data directory 5; both 0 without one. */
-  readonly start: number;
-  readonly size: number;
-  /** Bytes of it that are in a section's data. */
-  readonly present: number;
-  /** Up to the corrupt one. */
-  readonly blocks: readonly RelocationBlock[];
-  readonly corrupt: CorruptBlock | undefined;
 }
 
 export interface RelocationEntry {
@@ -53,16 +32,14 @@ const BLOCK = structure("base relocation block", 8, [
 ]);
 
 /** Reads the table of an image. Nothing in it is an error. */
-export function walkRelocations(image: Pick<Pe, "directories" | "sections">): RelocationTable {
-  const { virtualAddress: start, size } = image.directories[DIRECTORY_BASE_RELOCATION] ?? {
-    virtualAddress: 0,
-    size: 0,
-  };
+export function walkRelocations(image: Pick<Pe, "directories" | "sections">) {
+  const directory = image.directories[DIRECTORY_BASE_RELOCATION];
+  const { virtualAddress: start, size } = directory ?? { virtualAddress: 0, size: 0 };
   const holder = sectionFinder(image)(start);
   const from = start - (holder?.header.virtualAddress ?? start);
   const table = holder?.data.subarray(from, from + size) ?? new Uint8Array(0);
   const blocks: RelocationBlock[] = [];
-  let corrupt: CorruptBlock | undefined;
+  let corrupt: ReturnType<typeof corruptBlock>;
   for (let at = 0; at < size;) {
     corrupt = corruptBlock(table, at, blocks.length, start, size);
     if (corrupt !== undefined) break;
@@ -70,17 +47,23 @@ export function walkRelocations(image: Pick<Pe, "directories" | "sections">): Re
     blocks.push({ page: header.page, bytes: table.subarray(at, at + header.size) });
     at += header.size;
   }
-  return { start, size, present: table.length, blocks, corrupt };
+  return {
+    /** RVA and size in bytes by data directory 5; both 0 without one. */
+    start,
+    size,
+    /** Bytes of it that are in a section's data. */
+    present: table.length,
+    /** Up to the corrupt one. */
+    blocks,
+    /** Where the table can be followed no further. */
+    corrupt,
+  };
 }
 
-function corruptBlock(
-  table: Uint8Array,
-  at: number,
-  block: number,
-  start: number,
-  tableSize: number,
-): CorruptBlock | undefined {
-  const because = (how: Corruption, size: number, why: string): CorruptBlock => ({
+/** What is wrong with the block at an offset of the table, which is number `block`, counted from 0. */
+function corruptBlock(table: Uint8Array, at: number, block: number, start: number, tableSize: number) {
+  /** @param size what stands for the block's size, in bytes */
+  const because = (how: Corruption, size: number, why: string) => ({
     how,
     block,
     size,

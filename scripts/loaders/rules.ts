@@ -30,43 +30,7 @@ export interface Rule {
 /** How it puts an image into memory. */
 export type Way = "firmware" | "shim" | "multiboot1" | "multiboot2";
 
-export interface Profile {
-  readonly name: string;
-  readonly way: Way;
-  /** The loader and the way into it, for people. */
-  readonly loader: string;
-  /** Whether an image that it does not take is a failure of what this project is for. */
-  readonly needed: boolean;
-  readonly rules: readonly Rule[];
-  /** What its user sees, given the words for the reason. */
-  readonly shows: (says: string) => string;
-}
-
-/** A rule that an image breaks. */
-export interface BrokenRule {
-  /** Its id. */
-  readonly rule: string;
-  readonly kind: Effect;
-  readonly why: string;
-  /** The loader's words for this reason; empty when it has none. */
-  readonly says: string;
-  readonly source: string;
-}
-
-const OUTCOMES = {
-  refuse: "refuses",
-  stops: "loads, but Xen then stops",
-  warn: "loads, with a warning",
-} as const;
-
-export interface LoaderVerdict {
-  readonly loader: string;
-  readonly outcome: "loads" | (typeof OUTCOMES)[Effect];
-  /** What is seen on the screen; empty when nothing is, or when it loads. */
-  readonly shows: string;
-  /** The one that decides comes first, then the others in the order of the loader's work. */
-  readonly findings: readonly BrokenRule[];
-}
+export type Profile = Readonly<ReturnType<typeof profile>>;
 
 /** The rules of one function of a loader's source, as a table of its own. */
 export function rulesOf(
@@ -76,15 +40,21 @@ export function rulesOf(
   return rows.map(([id, kind, says, check]) => ({ id, kind, source, says, check }));
 }
 
-/** A profile by its columns; `rules` are tables, in the order of the loader's work. */
+/**
+ * A profile by its columns.
+ * @param loader the loader and the way into it, for people
+ * @param needed whether an image that it does not take is a failure of what this project is for
+ * @param rules tables, in the order of the loader's work
+ * @param shows what its user sees, given the words for the reason
+ */
 export function profile(
   name: string,
   way: Way,
   loader: string,
   needed: boolean,
   rules: readonly (readonly Rule[])[],
-  shows: Profile["shows"] = (says) => says,
-): Profile {
+  shows = (says: string): string => says,
+) {
   return { name, way, loader, needed, rules: rules.flat(), shows };
 }
 
@@ -94,21 +64,35 @@ export function reasonOf(check: Check, evidence: Evidence): string | undefined {
   return typeof trip === "object" ? trip.why : trip;
 }
 
-const GRAVEST_FIRST: readonly Effect[] = ["refuse", "stops", "warn"];
+/** The gravest effect first. */
+const OUTCOMES = {
+  refuse: "refuses",
+  stops: "loads, but Xen then stops",
+  warn: "loads, with a warning",
+} as const;
+
+export type LoaderVerdict = Readonly<ReturnType<typeof askLoader>>;
 
 /** What a loader makes of an image. */
-export function askLoader(profile: Profile, evidence: Evidence): LoaderVerdict {
+export function askLoader(profile: Profile, evidence: Evidence) {
   const broken = profile.rules.flatMap((rule) => brokenRule(rule, evidence) ?? []);
   // Stable: within a kind the order of the loader's own checks stays, and the first of them is the one that it reports.
-  const findings = GRAVEST_FIRST.flatMap((kind) => broken.filter((b) => b.kind === kind));
+  const findings = Object.keys(OUTCOMES).flatMap((kind) => broken.filter((b) => b.kind === kind));
   const [first] = findings;
-  if (first === undefined) return { loader: profile.name, outcome: "loads", shows: "", findings };
   // After Xen has been started it is Xen that speaks.
-  const shows = first.kind === "refuse" ? profile.shows(first.says) : first.says;
-  return { loader: profile.name, outcome: OUTCOMES[first.kind], shows, findings };
+  const seen = first?.kind === "refuse" ? profile.shows(first.says) : first?.says;
+  return {
+    loader: profile.name,
+    outcome: first === undefined ? ("loads" as const) : OUTCOMES[first.kind],
+    /** What is seen on the screen; empty when nothing is, or when it loads. */
+    shows: seen ?? "",
+    /** The one that decides comes first, then the others in the order of the loader's work. */
+    findings,
+  };
 }
 
-function brokenRule({ id, kind, source, says, check }: Rule, evidence: Evidence): BrokenRule | undefined {
+/** A rule that an image breaks, with the loader's words for this reason. */
+function brokenRule({ id, kind, source, says, check }: Rule, evidence: Evidence) {
   const trip = check(evidence);
   if (trip === undefined || trip === false) return undefined;
   const { why, args = [] } = typeof trip === "string" ? { why: trip } : trip;

@@ -7,8 +7,7 @@ import type { Pe, Section } from "../judge/read.ts";
 import * as reloc from "./checks-relocations.ts";
 import * as check from "./checks.ts";
 import { XEN_EFI, XEN_UNDER_SHIM } from "./efi.ts";
-import { profile, rulesOf } from "./rules.ts";
-import type { Check, Profile, Rule } from "./rules.ts";
+import { profile, rulesOf, type Check, type Profile, type Rule } from "./rules.ts";
 
 // ---- shim
 

@@ -2,8 +2,7 @@
 // For tests: what can be wrong with the headers and sections of an image, and which rules of the loader profiles it
 // trips. The numbers are those of mini-xen after the three steps.
 
-import { sectionHeader } from "../dev/spoilt.ts";
-import type { Spoil } from "../dev/spoilt.ts";
+import { sectionHeader, type Spoil } from "../dev/spoilt.ts";
 import { DEBUG_DIRECTORY_ENTRY } from "../tables/pe.ts";
 
 export interface Trial {

@@ -3,8 +3,7 @@
 // prefixes that say the same on every line (IMAGE_SCN_, IMAGE_FILE_, …).
 
 import { hex } from "../cli/numbers.ts";
-import { hasFlags } from "../pe/image.ts";
-import type { Section } from "../pe/image.ts";
+import { hasFlags, type Section } from "../pe/image.ts";
 import * as pe from "../tables/pe.ts";
 
 /** [bit, name] in ascending order. */

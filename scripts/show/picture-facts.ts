@@ -4,19 +4,15 @@
 
 import { ImageError, attempt } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
-import { loadMultiboot1, loadMultiboot2 } from "../judge/loads.ts";
-import type { MultibootLoad } from "../judge/loads.ts";
+import { loadMultiboot1, loadMultiboot2, type MultibootLoad } from "../judge/loads.ts";
 import { parseImage } from "../pe/parse.ts";
-import { loadSpan, whyNotLinear } from "../xen/span.ts";
-import type { LoadSpan } from "../xen/span.ts";
-import { byAddress, hasFlags, sectionEnd } from "../pe/image.ts";
-import type { Image, Section } from "../pe/image.ts";
+import { loadSpan, whyNotLinear, type LoadSpan } from "../xen/span.ts";
+import { byAddress, hasFlags, sectionEnd, type Image, type Section } from "../pe/image.ts";
 import { DIRECTORY_CERTIFICATE, MEM_DISCARDABLE } from "../tables/pe.ts";
 import { findMultiboot1, findMultiboot2 } from "../xen/multiboot.ts";
 import { directory } from "./inspect-boot.ts";
 import { permissions, sectionFlagNames } from "./inspect-names.ts";
-import { hasBssFlag, sectionKind } from "./picture-kinds.ts";
-import type { Kind } from "./picture-kinds.ts";
+import { hasBssFlag, sectionKind, type Kind } from "./picture-kinds.ts";
 
 /** Half-open, in bytes: file offsets or RVAs. */
 export interface Extent {

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // The kinds of things in a picture. Each has a pattern besides its colour, so that it can be told apart on paper too.
 
-import { hasFlags } from "../pe/image.ts";
-import type { Section } from "../pe/image.ts";
+import { hasFlags, type Section } from "../pe/image.ts";
 import { CNT_UNINITIALIZED_DATA, MEM_EXECUTE } from "../tables/pe.ts";
 
 export type Kind =

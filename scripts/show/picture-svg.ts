@@ -4,12 +4,9 @@
 // (prefers-color-scheme), and where a reader does not say, the picture brings its own background.
 
 import { hex } from "../cli/numbers.ts";
-import { count } from "./picture-facts.ts";
-import type { Coverage, Extent, Part, PictureFacts } from "./picture-facts.ts";
-import { KINDS } from "./picture-kinds.ts";
-import type { Kind } from "./picture-kinds.ts";
-import { LEAST, MOST, PIXELS_PER_MIB, columnsOf, yOf } from "./picture-scale.ts";
-import type { Columns, Strip } from "./picture-scale.ts";
+import { count, type Coverage, type Extent, type Part, type PictureFacts } from "./picture-facts.ts";
+import { KINDS, type Kind } from "./picture-kinds.ts";
+import { LEAST, MOST, PIXELS_PER_MIB, columnsOf, yOf, type Columns, type Strip } from "./picture-scale.ts";
 
 // ---- places, in pixels
 

@@ -3,8 +3,7 @@
 // of the file, then what is in memory only; marks for what Multiboot loads; the same remarks.
 
 import { hex } from "../cli/numbers.ts";
-import { count } from "./picture-facts.ts";
-import type { Coverage, Extent, PictureFacts } from "./picture-facts.ts";
+import { count, type Coverage, type Extent, type PictureFacts } from "./picture-facts.ts";
 
 interface Row {
   readonly name: string;
