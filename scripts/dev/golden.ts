@@ -11,20 +11,7 @@ import * as path from "node:path";
 import process from "node:process";
 import { displayName, readInput, runIfMain, type Command, type Io } from "../cli/cli.ts";
 import { FileError, ImageError, UsageError } from "../cli/errors.ts";
-import {
-  PLACES,
-  VARIANTS,
-  addedBuild,
-  addedBuilds,
-  builtInBuilds,
-  checkOutput,
-  orphans,
-  readBuild,
-  runChain,
-  updateOutput,
-  whyNotAName,
-  writeInputRecord,
-} from "./golden/cases.ts";
+import * as cases from "./golden/cases.ts";
 import type { Build, Places } from "./golden/cases.ts";
 import { sha256 } from "../show/inspect-facts.ts";
 
@@ -40,12 +27,6 @@ Compares what the steps write with the goldens in golden/, or changes those.
 
 Exit status: 0 done, 1 something differs, is missing or cannot be read, 2 wrong usage.
 `;
-
-interface Tally {
-  equal: number;
-  failed: number;
-  skipped: number;
-}
 
 /** @param places where goldens and samples are; tests have their own */
 export function goldenCommand(places: Places): Command {
@@ -72,35 +53,35 @@ export function goldenCommand(places: Places): Command {
 }
 
 function check(places: Places, name: string | undefined, file: string | undefined, io: Io): number {
-  const tally: Tally = { equal: 0, failed: 0, skipped: 0 };
-  for (const build of chooseBuilds(places, name, file)) checkBuild(places, build, name !== undefined, tally, io);
-  if (name === undefined) {
-    for (const orphan of orphans(places, allBuilds(places))) {
-      tally.failed++;
-      io.stdout(`golden/${orphan} is made by no build; make golden-update removes it if it is a golden\n`);
+  const count = { equal: 0, failed: 0, skipped: 0 };
+  for (const build of chooseBuilds(places, name, file)) {
+    const input = cases.readBuild(build);
+    if (!("bytes" in input)) {
+      // Somebody who asks for this build needs its file, as CI does.
+      const skip = "missing" in input && name === undefined && !mustBeThere(build);
+      count[skip ? "skipped" : "failed"] += cases.VARIANTS.length * build.steps.length;
+      const reason = "missing" in input ? input.missing : input.wrong;
+      io.stdout(`${skip ? "skipped: " : ""}golden ${build.name}: ${reason}\n`);
+      continue;
     }
-  }
-  io.stdout(`${tally.equal} goldens equal, ${tally.failed} failed, ${tally.skipped} skipped\n`);
-  return tally.failed === 0 && tally.equal > 0 ? 0 : 1;
-}
-
-/** @param wanted somebody asked for this build: then a missing file is a failure, as it is in CI */
-function checkBuild(places: Places, build: Build, wanted: boolean, tally: Tally, io: Io): void {
-  const count = VARIANTS.length * build.steps.length;
-  const input = readBuild(build);
-  if (!("bytes" in input)) {
-    const skip = "missing" in input && !wanted && !mustBeThere(build);
-    tally[skip ? "skipped" : "failed"] += count;
-    io.stdout(`${skip ? "skipped: " : ""}golden ${build.name}: ${"missing" in input ? input.missing : input.wrong}\n`);
-    return;
-  }
-  for (const variant of VARIANTS) {
-    for (const output of runChain(input.bytes, variant, build.steps)) {
-      const difference = checkOutput(places, build, variant, output);
-      tally[difference === undefined ? "equal" : "failed"]++;
+    for (const [variant, output] of outputsOf(build, input.bytes)) {
+      const difference = cases.checkOutput(places, build, variant, output);
+      count[difference === undefined ? "equal" : "failed"]++;
       if (difference !== undefined) io.stdout(`${difference}\n\n`);
     }
   }
+  const left = name === undefined ? orphansOf(places) : [];
+  for (const file of left)
+    io.stdout(`golden/${file} is made by no build; make golden-update removes it if it is a golden\n`);
+  count.failed += left.length;
+  io.stdout(`${count.equal} goldens equal, ${count.failed} failed, ${count.skipped} skipped\n`);
+  return count.failed === 0 && count.equal > 0 ? 0 : 1;
+}
+
+/** What the steps make of a build's input, one chain at a time: all of them would be gigabytes. */
+function* outputsOf(build: Build, input: Uint8Array): Generator<readonly [cases.Variant, cases.Output]> {
+  for (const variant of cases.VARIANTS)
+    for (const output of cases.runChain(input, variant, build.steps)) yield [variant, output];
 }
 
 /** The sample always is; CI has the known builds too; a user's own build is not in the repository. */
@@ -111,71 +92,64 @@ export function mustBeThere(build: Build, ci = process.env.CI): boolean {
 function update(places: Places, name: string | undefined, io: Io): number {
   let [changed, same] = [0, 0];
   for (const build of chooseBuilds(places, name, undefined)) {
-    const input = readBuild(build);
+    const input = cases.readBuild(build);
     if ("wrong" in input) throw new ImageError(`Cannot update golden ${build.name}: ${input.wrong}`);
     if ("missing" in input) {
       io.stdout(`skipped: golden ${build.name}: ${input.missing}\n`);
       continue;
     }
-    for (const variant of VARIANTS) {
-      for (const output of runChain(input.bytes, variant, build.steps)) {
-        // Only a user's own build may be frozen as refused: for the project's own it would hide a broken step.
-        if (output.bytes === undefined && !build.added)
-          throw new ImageError(`Cannot update golden ${build.name}: ${output.text.trimEnd()}`);
-        const change = updateOutput(places, build, variant, output);
-        if (change === undefined) same++;
-        else {
-          changed++;
-          io.stdout(`${change}\n`);
-        }
+    for (const [variant, output] of outputsOf(build, input.bytes)) {
+      // Only a user's own build may be frozen as refused: for the project's own it would hide a broken step.
+      if (output.bytes === undefined && !build.added)
+        throw new ImageError(`Cannot update golden ${build.name}: ${output.text.trimEnd()}`);
+      const change = cases.updateOutput(places, build, variant, output);
+      if (change === undefined) same++;
+      else {
+        changed++;
+        io.stdout(`${change}\n`);
       }
     }
   }
-  const removed = name === undefined ? removeOrphans(places, io) : 0;
-  io.stdout(`${changed} goldens written, ${removed} files removed, ${same} goldens as they were\n`);
-  return 0;
-}
-
-/** Removes what looks like a golden; a file that is something else was put there by somebody, who should say why. */
-function removeOrphans(places: Places, io: Io): number {
-  const gone = orphans(places, allBuilds(places)).filter((file) => /-(move|keep)-\d-[a-z]+\.(txt|efi\.gz)$/.test(file));
+  const left = name === undefined ? orphansOf(places) : [];
+  // A file that looks like no golden was put there by somebody, who should say why.
+  const gone = left.filter((file) => /-(move|keep)-\d-[a-z]+\.(txt|efi\.gz)$/.test(file));
   for (const file of gone) {
     fs.rmSync(path.join(places.golden, file));
     io.stdout(`${file}: removed\n`);
   }
-  return gone.length;
+  io.stdout(`${changed} goldens written, ${gone.length} files removed, ${same} goldens as they were\n`);
+  return 0;
 }
 
 function add(places: Places, name: string, file: string, io: Io): number {
-  const reason = whyNotAName(name);
+  const reason = cases.whyNotAName(name);
   if (reason !== undefined) throw new UsageError(`NAME is '${name}': ${reason}`);
-  const taken = addedBuilds(places).find((build) => build.name.toLowerCase() === name.toLowerCase());
+  const taken = cases.addedBuilds(places).find((build) => build.name.toLowerCase() === name.toLowerCase())?.name;
   if (taken !== undefined)
-    throw new UsageError(
-      `NAME '${taken.name}' is taken; remove golden/${taken.name}.input.txt to give it to another build`,
-    );
+    throw new UsageError(`NAME '${taken}' is taken; remove golden/${taken}.input.txt to give it to another build`);
   const input = readInput(file, io);
-  const outputs = VARIANTS.map((variant) => ({ variant, chain: runChain(input, variant) }));
-  if (outputs.every(({ chain }) => chain.at(-1)?.bytes === undefined)) {
-    const text = outputs[0]?.chain.at(-1)?.text ?? "";
-    throw new FileError(displayName(file), text.replace(/^refused: /, "").trimEnd());
+  const build = cases.addedBuild(places, name, sha256(input), file);
+  const outputs = [...outputsOf(build, input)];
+  const results = outputs.flatMap(([, output]) => (output.step === "3-headers" ? [output] : []));
+  if (results.every(({ bytes }) => bytes === undefined))
+    throw new FileError(displayName(file), (results[0]?.text ?? "").replace(/^refused: /, "").trimEnd());
+  for (const [variant, output] of outputs) {
+    cases.updateOutput(places, build, variant, output);
+    const refusal = output.bytes === undefined ? `: ${output.text.trimEnd()}` : "";
+    io.stdout(`golden/${name}-${variant}-${output.step}.txt${refusal}\n`);
   }
-  const build = addedBuild(places, name, sha256(input), file);
-  for (const { variant, chain } of outputs) {
-    for (const output of chain) {
-      updateOutput(places, build, variant, output);
-      io.stdout(
-        `golden/${name}-${variant}-${output.step}.txt${output.bytes === undefined ? `: ${output.text.trimEnd()}` : ""}\n`,
-      );
-    }
-  }
-  writeInputRecord(places, name, input);
+  cases.writeInputRecord(places, name, input);
   io.stdout(`golden/${name}.input.txt\n`);
   return 0;
 }
 
+/** Files that no build makes. */
+function orphansOf(places: Places): string[] {
+  return cases.orphans(places, allBuilds(places));
+}
+
 function allBuilds(places: Places): Build[] {
-  return [...builtInBuilds(places), ...addedBuilds(places)];
+  return [...cases.builtInBuilds(places), ...cases.addedBuilds(places)];
 }
 
 function chooseBuilds(places: Places, name: string | undefined, file: string | undefined): Build[] {
@@ -187,6 +161,6 @@ function chooseBuilds(places: Places, name: string | undefined, file: string | u
   return [file === undefined ? build : { ...build, file }];
 }
 
-export const command = goldenCommand(PLACES);
+export const command = goldenCommand(cases.PLACES);
 
 runIfMain(import.meta.url, command);

@@ -108,15 +108,11 @@ export function builtInBuilds({ samples }: Places = PLACES): Build[] {
 
 /** The builds that users have added, by the record of their input. */
 export function addedBuilds(places: Places = PLACES): Build[] {
-  return listGoldens(places)
-    .filter((file) => file.endsWith(INPUT_SUFFIX))
-    .map((file) =>
-      addedBuild(
-        places,
-        file.slice(0, -INPUT_SUFFIX.length),
-        /^SHA-256 +([0-9a-f]{64})$/m.exec(read(places, file))?.[1] ?? "unreadable",
-      ),
-    );
+  const records = listGoldens(places).filter((file) => file.endsWith(INPUT_SUFFIX));
+  return records.map((file) => {
+    const digest = /^SHA-256 +([0-9a-f]{64})$/m.exec(read(places, file))?.[1] ?? "unreadable";
+    return addedBuild(places, file.slice(0, -INPUT_SUFFIX.length), digest);
+  });
 }
 
 /** A user's own build. Without a file of its own it is looked for where the known builds are. */
@@ -197,11 +193,17 @@ export interface Output {
   readonly bytes: Uint8Array | undefined;
 }
 
+const RUN: Readonly<Record<Step, (image: Image, keep: boolean) => Image>> = {
+  "1-relocated": relocateReloc,
+  "2-aligned": (image) => alignSections(image),
+  "3-headers": (image) => emitHeader(image),
+};
+
 /**
  * The chain as the Makefile runs it, through files: every step reads the bytes that the one before wrote.
  * @param wanted the steps whose outputs are returned
  */
-export function runChain(input: Uint8Array, variant: Variant, wanted = STEPS as readonly Step[]): Output[] {
+export function runChain(input: Uint8Array, variant: Variant, wanted: readonly Step[] = STEPS): Output[] {
   return chainOf(input, variant)
     .filter(({ step }) => wanted.includes(step))
     .map(({ step, bytes, refusal }) => ({
@@ -216,16 +218,11 @@ export function chainOf(
   input: Uint8Array,
   variant: Variant,
 ): { readonly step: Step; readonly bytes: Uint8Array | undefined; readonly refusal: string | undefined }[] {
-  const steps: Record<Step, (image: Image) => Image> = {
-    "1-relocated": (image) => relocateReloc(image, variant === "keep"),
-    "2-aligned": (image) => alignSections(image),
-    "3-headers": (image) => emitHeader(image),
-  };
   let bytes: Uint8Array | undefined = input;
   let refusal: string | undefined;
   return STEPS.map((step) => {
     try {
-      bytes = bytes === undefined ? undefined : onBytes(steps[step])(bytes);
+      bytes &&= onBytes((image) => RUN[step](image, variant === "keep"))(bytes);
     } catch (error) {
       if (!(error instanceof ImageError)) throw error;
       [bytes, refusal] = [undefined, error.message];
