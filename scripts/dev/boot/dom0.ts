@@ -7,6 +7,7 @@
 import { Buffer } from "node:buffer";
 import { execFileSync } from "node:child_process";
 import * as fs from "node:fs";
+import { GAVE_UP, KEXEC_JUMPS } from "./given.ts";
 
 /** How the initramfs begins its one line. */
 export const DOM0_MARKER = "BOOT-DOM0";
@@ -40,17 +41,14 @@ export function dom0Initrd(): Uint8Array {
 }
 
 /**
- * The initramfs of a system that loads Xen by kexec and jumps to it.
+ * The initramfs of a system that loads Xen by kexec and jumps to it, and says so; or that kexec refuses or comes back.
  * @param options kexec's arguments behind `-l`, one word each
- * @param files what they name, without the leading slash
- * @param jumps and @param gaveUp the lines to print before the jump, and when kexec refuses or comes back
+ * @param files what they name, by name without the leading slash
  */
 export function kexecInitrd(
   kexec: string,
   options: readonly string[],
-  files: ReadonlyMap<string, Uint8Array>,
-  jumps: string,
-  gaveUp: string,
+  files: Readonly<Record<string, string>>,
 ): Uint8Array {
   const words = options.map((word) => `'${word}'`).join(" ");
   const init = [
@@ -59,35 +57,34 @@ export function kexecInitrd(
     "/bin/busybox mount -t sysfs sysfs /sys",
     "echo", // ends the BIOS's last line
     `if ${kexec} -l ${words}; then`,
-    `echo "${jumps}"`,
+    `echo "${KEXEC_JUMPS}"`,
     `${kexec} -e`,
     "fi",
-    `echo "${gaveUp}"`,
+    `echo "${GAVE_UP}"`,
     "/bin/busybox poweroff -f",
     "",
   ].join("\n");
-  const libraries = [...execFileSync("ldd", [kexec], { encoding: "utf8" }).matchAll(/(\/\S+) \(/g)].map(
-    (found) => found[1] ?? "",
-  );
-  const programs = [kexec, ...libraries].map((file) => [file.slice(1), fs.readFileSync(file)] as const);
-  return initramfs(init, new Map([...programs, ...files]));
+  const libraries = execFileSync("ldd", [kexec], { encoding: "utf8" }).matchAll(/(\/\S+) \(/g);
+  const programs = [kexec, ...[...libraries].map(([, file = ""]) => file)].map((file) => [file.slice(1), file]);
+  return initramfs(init, { ...Object.fromEntries(programs), ...files });
 }
 
 /**
  * An initramfs of busybox, which must be statically linked, and a script that it runs.
- * @param files further files by name without the leading slash; all are executable
+ * @param files copies of files by name without the leading slash; all are executable
  */
-function initramfs(init: string, files: ReadonlyMap<string, Uint8Array> = new Map()): Uint8Array {
-  const all = new Map([["bin/busybox", fs.readFileSync("/bin/busybox")], ["init", Buffer.from(init)], ...files]);
-  const folders = new Set(["dev", "proc", "sys"]);
-  for (const name of all.keys()) {
+function initramfs(init: string, files: Readonly<Record<string, string>> = {}): Uint8Array {
+  const folders = new Set(["bin", "dev", "proc", "sys"]);
+  for (const name of Object.keys(files)) {
     for (let at = name.indexOf("/"); at >= 0; at = name.indexOf("/", at + 1)) folders.add(name.slice(0, at));
   }
+  const programs = Object.entries({ "bin/busybox": "/bin/busybox", ...files });
   return cpio([
     ...[...folders].map((name): Entry => ({ name, mode: 0o040755 })),
     // Without it the kernel starts init with no standard output.
     { name: "dev/console", mode: 0o020600, device: [5, 1] },
-    ...[...all].map(([name, data]): Entry => ({ name, mode: 0o100755, data })),
+    { name: "init", mode: 0o100755, data: Buffer.from(init) },
+    ...programs.map(([name, file]): Entry => ({ name, mode: 0o100755, data: fs.readFileSync(file) })),
   ]);
 }
 

@@ -6,21 +6,8 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { kexecInitrd } from "./dom0.ts";
-import {
-  DOM0_OPTIONS,
-  GAVE_UP,
-  KEXEC_JUMPS,
-  XEN_OPTIONS,
-  bootFiles,
-  dom0Sections,
-  grubScript,
-  ipxeScript,
-  sbatFile,
-  sbatSection,
-  unified,
-  xenCfg,
-} from "./given.ts";
-import type { Load } from "./given.ts";
+import * as given from "./given.ts";
+import { DOM0_OPTIONS, XEN_OPTIONS, bootFiles, xenCfg, type Load } from "./given.ts";
 import { sign, signForeign, strip, tamper, unify, unifyByObjcopy, type Signature } from "./image.ts";
 import { fatDisk, grubCd, grubProgram, isolinuxCd, tftpNetwork, type Files } from "./media.ts";
 import { TOOLS, foreign, type ForeignName, type ToolName } from "./tools.ts";
@@ -41,8 +28,8 @@ export interface BootPath {
   media(load: Load): Promise<string[]> | string[];
 }
 
-const onDisk: readonly ToolName[] = ["qemu", "ovmf", "mkfs", "mtools"];
-const grubBehindShim: readonly ToolName[] = ["shim", "grubMkstandalone", "grubEfi"];
+const ON_DISK: readonly ToolName[] = ["qemu", "ovmf", "mkfs", "mtools"];
+const GRUB_BEHIND_SHIM: readonly ToolName[] = ["shim", "grubMkstandalone", "grubEfi"];
 const GRUB_EFI_MODULES = path.dirname(TOOLS.grubEfi.is);
 const PROGRAM = "EFI/BOOT/BOOTX64.EFI";
 
@@ -58,7 +45,7 @@ interface GrubsWay {
 const CHAINLOADER: GrubsWay = {
   says: "chainloader",
   modules: "chain",
-  script: () => grubScript("chainloader /xen.efi"),
+  script: () => given.grubScript("chainloader /xen.efi"),
 };
 const PEIMAGE: GrubsWay = { ...CHAINLOADER, says: "chainloader, its own PE loader", modules: "chain peimage" };
 const MULTIBOOT2 = multiboot("multiboot2", "module2");
@@ -70,129 +57,72 @@ function multiboot(command: string, moduleCommand: string): GrubsWay {
     modules: command,
     script: ({ dom0 }) => {
       const modules = [`${moduleCommand} /vmlinuz ${DOM0_OPTIONS}`, `${moduleCommand} /initrd`];
-      return grubScript(`${command} /xen.efi ${XEN_OPTIONS}`, ...(dom0 === undefined ? [] : modules));
+      return given.grubScript(`${command} /xen.efi ${XEN_OPTIONS}`, ...(dom0 === undefined ? [] : modules));
     },
   };
 }
 
 export const PATHS: readonly BootPath[] = [
-  {
-    name: "efi",
-    loader: "the firmware itself",
-    firmware: "OVMF",
-    entry: "efi",
-    tools: onDisk,
+  onEfi("efi", "the firmware itself", [], (load) =>
     // Xen reads the .cfg that is called as it was itself.
-    media: (load) => fatDisk(load.work, { [PROGRAM]: load.image, ...xenCfg(load, "EFI/BOOT/", "BOOTX64.CFG") }),
-  },
+    fatDisk(load.work, { [PROGRAM]: load.image, ...xenCfg(load, "EFI/BOOT/", "BOOTX64.CFG") }),
+  ),
   grubOnEfi("grub-efi-chain", "2.06", CHAINLOADER, "efi"),
-  {
-    name: "shim",
-    loader: "shim, as its second stage",
-    firmware: "OVMF",
-    entry: "efi",
-    tools: [...onDisk, "shim"],
+  onEfi("shim", "shim, as its second stage", ["shim"], (load) =>
     // Shim starts the grubx64.efi beside it, and leaves its own name in the loaded image's path: both names get a .cfg.
-    media: (load) =>
-      fatDisk(load.work, {
-        [PROGRAM]: TOOLS.shim.is,
-        "EFI/BOOT/GRUBX64.EFI": load.image,
-        ...xenCfg(load, "EFI/BOOT/", "BOOTX64.CFG"),
-        ...xenCfg(load, "EFI/BOOT/", "GRUBX64.CFG"),
-      }),
-  },
-  {
-    name: "systemd-boot",
-    loader: "systemd-boot, an efi entry",
-    firmware: "OVMF",
-    entry: "efi",
-    tools: [...onDisk, "systemdBoot"],
-    media: (load) =>
-      fatDisk(load.work, {
-        [PROGRAM]: TOOLS.systemdBoot.is,
-        "loader/loader.conf": { text: "timeout 0\ndefault xen.conf\n" },
-        "loader/entries/xen.conf": { text: "title Xen\nefi /xen.efi\n" },
-        "xen.efi": load.image,
-        ...xenCfg(load, "", "xen.cfg"),
-      }),
-  },
+    fatDisk(load.work, {
+      [PROGRAM]: TOOLS.shim.is,
+      "EFI/BOOT/GRUBX64.EFI": load.image,
+      ...xenCfg(load, "EFI/BOOT/", "BOOTX64.CFG"),
+      ...xenCfg(load, "EFI/BOOT/", "GRUBX64.CFG"),
+    }),
+  ),
+  onEfi("systemd-boot", "systemd-boot, an efi entry", ["systemdBoot"], (load) =>
+    fatDisk(load.work, {
+      [PROGRAM]: TOOLS.systemdBoot.is,
+      "loader/loader.conf": { text: "timeout 0\ndefault xen.conf\n" },
+      "loader/entries/xen.conf": { text: "title Xen\nefi /xen.efi\n" },
+      "xen.efi": load.image,
+      ...xenCfg(load, "", "xen.cfg"),
+    }),
+  ),
   grubOnEfi("grub-efi-mb2", "2.06", MULTIBOOT2, "mb2-efi"),
   grubOnBios("grub-bios-mb2", MULTIBOOT2, "mb2-bios"),
   grubOnBios("grub-bios-mb1", MULTIBOOT1, "mb1"),
-  {
-    name: "qemu-mb1",
-    loader: "QEMU -kernel",
-    firmware: "SeaBIOS",
-    entry: "mb1",
-    tools: ["qemu", "seabios"],
+  onBios("qemu-mb1", "QEMU -kernel", [], ({ image, dom0 }) => [
+    ...["-kernel", image, "-append", XEN_OPTIONS],
     // -initrd takes a list: here too a comma inside an entry is doubled, and there is none.
-    media: ({ image, dom0 }) => [
-      ...["-kernel", image, "-append", XEN_OPTIONS],
-      ...(dom0 === undefined ? [] : ["-initrd", `${dom0.kernel} ${DOM0_OPTIONS},${dom0.initrd}`]),
-    ],
-  },
-  {
-    name: "mboot-c32",
-    loader: "isolinux mboot.c32",
-    firmware: "SeaBIOS",
-    entry: "mb1",
-    tools: ["qemu", "seabios", "isolinux", "syslinux", "xorriso"],
-    media: (load) => {
-      const modules = load.dom0 === undefined ? "" : ` --- vmlinuz ${DOM0_OPTIONS} --- initrd`;
-      const configuration = `DEFAULT xen\nLABEL xen\nKERNEL mboot.c32\nAPPEND xen.efi ${XEN_OPTIONS}${modules}\n`;
-      return isolinuxCd(load.work, configuration, bootFiles(load));
-    },
-  },
-  {
-    name: "ipxe-mb1",
-    loader: "iPXE, a network card's ROM",
-    firmware: "SeaBIOS",
-    entry: "mb1",
-    tools: ["qemu", "seabios", "ipxeRom"],
-    media: (load) => {
-      const modules = load.dom0 === undefined ? [] : [`module vmlinuz ${DOM0_OPTIONS}`, "module initrd"];
-      return tftpNetwork(
-        load.work,
-        ipxeScript(`kernel xen.efi ${XEN_OPTIONS}`, ...modules),
-        bootFiles(load),
-        TOOLS.ipxeRom.is,
-      );
-    },
-  },
-  {
-    name: "ipxe-efi",
-    loader: "iPXE, an EFI program",
-    firmware: "OVMF",
-    entry: "efi",
-    tools: [...onDisk, "ipxeEfi"],
-    media: async (load) => [
-      ...(await fatDisk(load.work, { [PROGRAM]: TOOLS.ipxeEfi.is })),
-      ...tftpNetwork(path.join(load.work, "net"), ipxeScript("kernel xen.efi"), {
-        "xen.efi": await unified(load),
-      }),
-    ],
-  },
+    ...(dom0 === undefined ? [] : ["-initrd", `${dom0.kernel} ${DOM0_OPTIONS},${dom0.initrd}`]),
+  ]),
+  onBios("mboot-c32", "isolinux mboot.c32", ["isolinux", "syslinux", "xorriso"], (load) => {
+    const modules = load.dom0 === undefined ? "" : ` --- vmlinuz ${DOM0_OPTIONS} --- initrd`;
+    const configuration = `DEFAULT xen\nLABEL xen\nKERNEL mboot.c32\nAPPEND xen.efi ${XEN_OPTIONS}${modules}\n`;
+    return isolinuxCd(load.work, configuration, bootFiles(load));
+  }),
+  onBios("ipxe-mb1", "iPXE, a network card's ROM", ["ipxeRom"], (load) => {
+    const modules = load.dom0 === undefined ? [] : [`module vmlinuz ${DOM0_OPTIONS}`, "module initrd"];
+    const script = given.ipxeScript(`kernel xen.efi ${XEN_OPTIONS}`, ...modules);
+    return tftpNetwork(load.work, script, bootFiles(load), TOOLS.ipxeRom.is);
+  }),
+  onEfi("ipxe-efi", "iPXE, an EFI program", ["ipxeEfi"], async (load) => [
+    ...(await fatDisk(load.work, { [PROGRAM]: TOOLS.ipxeEfi.is })),
+    ...tftpNetwork(path.join(load.work, "net"), given.ipxeScript("kernel xen.efi"), {
+      "xen.efi": await given.unified(load),
+    }),
+  ]),
   grubOnEfi("grub212-efi-mb2", "2.12", MULTIBOOT2, "mb2-efi", "grub212"),
   grubOnEfi("grub212-peimage", "2.12", PEIMAGE, "efi", "grub212"),
   grubOnEfi("grub214-efi-mb2", "2.14", MULTIBOOT2, "mb2-efi", "grub214"),
   grubOnEfi("grub214-peimage", "2.14", PEIMAGE, "efi", "grub214"),
   {
-    name: "kexec",
-    loader: "kexec-tools' Multiboot1, from a running Linux",
-    firmware: "SeaBIOS",
-    entry: "mb1",
-    tools: ["qemu", "seabios", "kexec", "busybox"],
-    foreign: ["kernel"],
-    media: async (load) => {
-      const files = new Map(
-        Object.entries(bootFiles(load)).map(([name, file]) => [name, fs.readFileSync(file)] as const),
-      );
+    ...onBios("kexec", "kexec-tools' Multiboot1, from a running Linux", ["kexec", "busybox"], async (load) => {
       const modules = load.dom0 === undefined ? [] : [`--module=/vmlinuz ${DOM0_OPTIONS}`, "--module=/initrd"];
       const options = ["/xen.efi", `--command-line=${XEN_OPTIONS}`, ...modules];
       const initrd = path.join(load.work, "kexec.cpio");
-      fs.writeFileSync(initrd, kexecInitrd(TOOLS.kexec.is, options, files, KEXEC_JUMPS, GAVE_UP));
+      fs.writeFileSync(initrd, kexecInitrd(TOOLS.kexec.is, options, bootFiles(load)));
       return ["-kernel", await foreign("kernel"), "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1"];
-    },
+    }),
+    foreign: ["kernel"],
   },
   {
     name: "u-boot",
@@ -200,7 +130,7 @@ export const PATHS: readonly BootPath[] = [
     firmware: "U-Boot",
     entry: "efi",
     tools: ["qemu", "uBoot", "mkfs", "mtools"],
-    media: async (load) => fatDisk(load.work, { [PROGRAM]: await unified(load) }),
+    media: async (load) => fatDisk(load.work, { [PROGRAM]: await given.unified(load) }),
   },
   ...secured({
     name: "sb-efi",
@@ -223,7 +153,10 @@ export const PATHS: readonly BootPath[] = [
     secureBoot: "signed",
     entry: "efi",
     media: async (load) => {
-      const image = await unifyByObjcopy(load.work, load.image, { ...dom0Sections(load), ...sbatSection(load) });
+      const image = await unifyByObjcopy(load.work, load.image, {
+        ...given.dom0Sections(load),
+        ...given.sbatSection(load),
+      });
       return shimDisk(load.work, await signForeign(load.work, image));
     },
   },
@@ -231,19 +164,19 @@ export const PATHS: readonly BootPath[] = [
     name: "sb-grub-chain",
     loader: "shim, GRUB 2.06 chainloader",
     entry: "efi",
-    tools: grubBehindShim,
+    tools: GRUB_BEHIND_SHIM,
     media: (load) => securedGrubDisk(load, CHAINLOADER),
   }),
   ...secured({
     name: "sb-grub-mb2",
     loader: "shim, GRUB 2.06 multiboot2",
     entry: "mb2-efi",
-    tools: grubBehindShim,
+    tools: GRUB_BEHIND_SHIM,
     bare: true,
     media: (load) => securedGrubDisk(load, MULTIBOOT2),
   }),
   {
-    ...withSecureBoot(grubBehindShim),
+    ...withSecureBoot(GRUB_BEHIND_SHIM),
     name: "sb-grub-mb2-module2",
     loader: "shim, GRUB 2.06 multiboot2 and module2",
     secureBoot: "signed",
@@ -255,9 +188,21 @@ export const PATHS: readonly BootPath[] = [
   },
 ];
 
+type Media = BootPath["media"];
+
+/** A path on which the image finds itself entered as an EFI program. */
+function onEfi(name: string, loader: string, tools: readonly ToolName[], media: Media): BootPath {
+  return { name, loader, firmware: "OVMF", entry: "efi", tools: [...ON_DISK, ...tools], media };
+}
+
+/** A path on which the image finds itself entered by Multiboot1. */
+function onBios(name: string, loader: string, tools: readonly ToolName[], media: Media): BootPath {
+  return { name, loader, firmware: "SeaBIOS", entry: "mb1", tools: ["qemu", "seabios", ...tools], media };
+}
+
 function withSecureBoot(tools: readonly ToolName[]): Pick<BootPath, "firmware" | "tools"> {
   const ours: readonly ToolName[] = ["ovmfSecure", "testKey", "testCertificate", "testVariables", "openssl", "sbsign"];
-  return { firmware: "OVMF", tools: [...onDisk, ...ours, ...tools] };
+  return { firmware: "OVMF", tools: [...ON_DISK, ...ours, ...tools] };
 }
 
 interface Secured extends Pick<BootPath, "name" | "loader" | "entry" | "tools"> {
@@ -290,7 +235,10 @@ function secured({ name, loader, entry, tools, bare, media }: Secured): BootPath
 /** The image as `make strip unify sign` makes it; one bit changed after that, or the last step left out. */
 async function securedImage(load: Load, signature: Signature): Promise<string> {
   const { work } = load;
-  const image = await unify(work, await strip(work, load.image), { ...dom0Sections(load), ...sbatSection(load) });
+  const image = await unify(work, await strip(work, load.image), {
+    ...given.dom0Sections(load),
+    ...given.sbatSection(load),
+  });
   if (signature === "unsigned") return image;
   const signed = await sign(work, image);
   return signature === "signed" ? signed : tamper(work, signed);
@@ -302,7 +250,10 @@ async function shimDisk(work: string, secondStage: string, files: Files = {}): P
 }
 
 async function securedGrubDisk(load: Load, way: GrubsWay): Promise<string[]> {
-  const sbat = sbatFile(load.work, "grub,5,Free Software Foundation,grub,2.06,https://www.gnu.org/software/grub/");
+  const sbat = given.sbatFile(
+    load.work,
+    "grub,5,Free Software Foundation,grub,2.06,https://www.gnu.org/software/grub/",
+  );
   const program = await grubProgram(load.work, GRUB_EFI_MODULES, way.modules, way.script(load), ["--sbat", sbat]);
   return shimDisk(load.work, await signForeign(load.work, program), bootFiles(load));
 }
@@ -315,28 +266,17 @@ function grubOnEfi(
   entry: Entry,
   suite?: "grub212" | "grub214",
 ): BootPath {
-  return {
-    name,
-    loader: `GRUB ${version} ${way.says}`,
-    firmware: "OVMF",
-    entry,
-    tools: [...onDisk, "grubMkstandalone", "grubEfi"],
-    foreign: suite === undefined ? [] : [suite],
-    media: async (load) => {
-      const modulesFolder = suite === undefined ? GRUB_EFI_MODULES : await foreign(suite);
-      const program = await grubProgram(load.work, modulesFolder, way.modules, way.script(load));
-      return fatDisk(load.work, { [PROGRAM]: program, ...bootFiles(load), ...xenCfg(load, "", "xen.cfg") });
-    },
+  const media: Media = async (load) => {
+    const modulesFolder = suite === undefined ? GRUB_EFI_MODULES : await foreign(suite);
+    const program = await grubProgram(load.work, modulesFolder, way.modules, way.script(load));
+    return fatDisk(load.work, { [PROGRAM]: program, ...bootFiles(load), ...xenCfg(load, "", "xen.cfg") });
   };
+  const path = onEfi(name, `GRUB ${version} ${way.says}`, ["grubMkstandalone", "grubEfi"], media);
+  return { ...path, entry, foreign: suite === undefined ? [] : [suite] };
 }
 
 function grubOnBios(name: string, way: GrubsWay, entry: Entry): BootPath {
-  return {
-    name,
-    loader: `GRUB 2.06 ${way.says}`,
-    firmware: "SeaBIOS",
-    entry,
-    tools: ["qemu", "seabios", "grubMkrescue", "grubPc", "xorriso", "mtools"],
-    media: (load) => grubCd(load.work, way.script(load), bootFiles(load)),
-  };
+  const tools: readonly ToolName[] = ["grubMkrescue", "grubPc", "xorriso", "mtools"];
+  const media: Media = (load) => grubCd(load.work, way.script(load), bootFiles(load));
+  return { ...onBios(name, `GRUB 2.06 ${way.says}`, tools, media), entry };
 }
