@@ -113,6 +113,11 @@ const ODD: readonly (readonly [
     ["set directory.relocation.size 0xfffffff0", "set section .reloc.virtualSize 0xf0000000"],
     ["problem of the table's 0xfffffff0 bytes, 0x"],
   ],
+  [
+    "base relocations that come twice",
+    relocations("block 0x200000 10:0x18 10:0x10 10:0x10 10:0x18", 16),
+    ["repeated 2 base relocations come twice, the first for RVA 0x200010: a PE loader relocates that twice"],
+  ],
   ["no relocation table", ["set directory.relocation.size 0"], ["entries 0", "problem data directory 5 is empty"]],
   ["a relocation outside of all sections", relocations("block 0x9000000 10:0 0:0"), ["targets no section 1"]],
   [

@@ -20,7 +20,8 @@ import { verify } from "./verify.ts";
 
 const USAGE = `Usage: mb-efi.ts IN OUT [--keep] [--strip-signature]
 
-Turns Xen's xen.efi into xen.mb.efi, which every boot loader takes, and verifies it before it is written.
+Turns Xen's xen.efi into xen.mb.efi, which UEFI firmware, systemd-boot, shim, GRUB (multiboot2, multiboot,
+chainloader), syslinux, iPXE and QEMU take, and verifies it before it is written.
 IN is xen.efi as linked; "-" is standard input, or standard output for OUT.
 
   --keep             leave .reloc behind .bss, where Multiboot does not load it; only make it not discardable
@@ -50,8 +51,8 @@ export function mbEfi(bytes: Uint8Array, options: MbEfiOptions, say: Say = silen
   const result = serializeImage(emitHeader(alignSections(relocated, say), say));
   const { violations } = verify(bytes, result);
   if (violations.length !== 0) {
-    const what = `it has ${violations.length} objections: ${violations[0]}`;
-    throw new ImageError(`Cannot make an image that verify accepts, ${what}`);
+    const objections = violations.length === 1 ? "one objection" : `${violations.length} objections`;
+    throw new ImageError(`Cannot make an image that verify accepts, it has ${objections}: ${violations[0]}`);
   }
   return result;
 }

@@ -80,20 +80,28 @@ export async function runCommand(command: Command, argv: readonly string[], io: 
       return 1;
     }
     if (isSystemError(error) && error.code === "EPIPE") return 1;
+    if (error instanceof Error && error.name === "NotCapable") {
+      io.stderr(visible(`${name}: ${error.message}: Deno's "run -A" gives a script all that it needs`) + "\n");
+      return 1;
+    }
     throw error;
   }
 }
 
 /**
  * Runs the command when its module is the program, and only then: tests and mb-efi import the same files.
- * Real paths are compared because the script may be started through a symbolic link or without its ".ts".
+ * Real paths are compared because the script may be started through a symbolic link or without its ".ts". Where Deno does
+ * not let us ask for them, the names are, so that the command itself can say what it is not allowed to do.
+ * In its usage text the command is called as its file is, which may be the one that dist.ts makes.
  * @param moduleUrl the module's `import.meta.url`
  */
 export function runIfMain(moduleUrl: string, command: Command): void {
   const program = process.argv[1];
   if (program === undefined) return;
-  const self = fs.realpathSync(fileURLToPath(moduleUrl));
-  if (![program, `${program}.ts`].some((candidate) => realPath(candidate) === self)) return;
+  const real = (file: string): string => realPath(file) ?? file;
+  const self = real(fileURLToPath(moduleUrl));
+  if (![program, `${program}.ts`].some((candidate) => real(candidate) === self)) return;
+  const usage = command.usage.replaceAll(commandName(command), path.basename(self));
   // A signal must not end the process between writing and renaming: the temporary file would stay. The work takes less
   // than a second, and then the process ends by itself with the status a shell expects of it.
   for (const [signal, status] of [
@@ -103,7 +111,7 @@ export function runIfMain(moduleUrl: string, command: Command): void {
   ] as const) {
     process.once(signal, () => process.exit(status));
   }
-  runCommand(command, process.argv.slice(2)).then((status) => {
+  runCommand({ ...command, usage }, process.argv.slice(2)).then((status) => {
     process.exitCode = status;
   });
 }

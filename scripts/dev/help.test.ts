@@ -9,6 +9,7 @@ import process from "node:process";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { COMMAND_NAMES, loadCommands, parseUsage } from "./commands.ts";
+import { PROFILES } from "../loaders/profiles.ts";
 import { command as man, manualPage } from "./man.ts";
 import { TOP } from "./places.ts";
 
@@ -50,6 +51,46 @@ agree("README's table has every script that users run, in the usage text's words
     TABLE,
     COMMANDS.map((command) => parseUsage(command).synopses[0]),
   );
+});
+
+/** What a text calls the loader of a profile; several profiles are one. */
+const CALLED: Readonly<Record<string, RegExp>> = {
+  "edk2|xen": /UEFI firmware/,
+  "systemd-boot": /systemd-boot/,
+  shim: /shim/,
+  "grub-chain": /GRUB.*chainloader/s,
+  "grub-peimage": /GRUB.*chainloader/s,
+  "grub-mb2": /GRUB.*multiboot2/s,
+  "grub-mb1": /GRUB.*multiboot\b/s,
+  qemu: /QEMU/,
+  syslinux: /syslinux/,
+  ipxe: /iPXE/,
+  limine: /Limine/,
+  kexec: /kexec/,
+  freebsd: /FreeBSD/,
+  "u-boot": /U-Boot/,
+};
+
+agree("README, manual page and mb-efi name the loaders that xen.mb.efi is for, and no other", () => {
+  const between = (text: string, start: RegExp, end: RegExp): string =>
+    text.split(start)[1]?.split(end)[0] ?? assert.unreachable(`nothing behind ${start}`) ?? "";
+  const texts = {
+    README: between(README, /^# xen-mb-efi$/m, /^```/m),
+    "manual page": between(PAGE, /^\.SH DESCRIPTION$/m, /^\.PP$/m).replace(/\\-/g, "-"),
+    "mb-efi.ts": between(COMMANDS.find((c) => c.usage.includes("mb-efi.ts"))?.usage ?? "", /\n\n/, /\n\n/),
+  };
+  for (const [loader, called] of Object.entries(CALLED)) {
+    const profiles = PROFILES.filter(({ name }) => new RegExp(`^(${loader})`).test(name));
+    assert.ok(profiles.length !== 0, loader);
+    for (const [where, text] of Object.entries(texts))
+      assert.is(
+        called.test(text),
+        profiles.some(({ needed }) => needed),
+        `${loader} in ${where}`,
+      );
+  }
+  const unknown = PROFILES.filter(({ name }) => !Object.keys(CALLED).some((one) => new RegExp(`^(${one})`).test(name)));
+  assert.equal(unknown, []);
 });
 
 agree("every other script is for working on the project, and a make target runs it", () => {

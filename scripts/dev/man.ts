@@ -35,14 +35,14 @@ export async function manualPage(): Promise<string> {
     ".nh",
     ".ad l",
     ".SH NAME",
-    "xen\\-mb\\-efi \\- turn Xen's xen.efi into one file that every boot loader takes",
+    "xen\\-mb\\-efi \\- turn Xen's xen.efi into one file that UEFI firmware and Multiboot loaders take",
     ".SH SYNOPSIS",
     ".B make",
     "XEN_EFI=\\fIxen.efi\\fR [OUT=\\fIdirectory\\fR] [RELOC=move|keep] [\\fItarget\\fR ...]",
     ...usages.flatMap(({ synopses }) => synopses.flatMap((way) => [".br", synopsisLine(way)])),
     ".SH DESCRIPTION",
     roff(
-      "xen.mb.efi is xen.efi as UEFI firmware boots it, and besides it is what shim under Secure Boot, GRUB's multiboot2, multiboot and chainloader on BIOS and EFI, syslinux, iPXE, kexec and QEMU take.",
+      "xen.mb.efi is xen.efi as UEFI firmware and systemd-boot boot it, and besides it is what shim, GRUB's multiboot2, multiboot and chainloader on BIOS and EFI, syslinux, iPXE and QEMU take. check-loaders lists every loader that it knows, and marks these.",
     ),
     ".PP",
     roff(

@@ -3,7 +3,7 @@
 // one bundled file, and in other surroundings (time zone, locale, umask, file system, working directory).
 // `make runtimes` gets the runtimes to build/runtimes; those that are not there are skipped, and said so.
 
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import * as fs from "node:fs";
 import * as os from "node:os";
@@ -113,6 +113,29 @@ runtimes("the bundled file gives the same bytes, under every node", async () => 
   const file = path.join(work, "xen-mb-efi.mjs");
   fs.writeFileSync(file, await bundle());
   for (const { name, program } of present) if (name !== "Deno") check(program, [file], {}, moved);
+});
+
+runtimes("the bundled file is called as its file is, in its help and its messages", async () => {
+  const file = path.join(work, "xen-mb-efi-of-mine.mjs");
+  fs.writeFileSync(file, await bundle());
+  const help = execFileSync(process.execPath, [file, "--help"], { encoding: "utf8" });
+  assert.match(help, /^Usage: xen-mb-efi-of-mine\.mjs IN OUT /);
+  assert.not.match(help, /mb-efi\.ts/);
+  const { status, stderr } = spawnSync(process.execPath, [file], { encoding: "utf8" });
+  assert.equal([status, stderr], [2, "xen-mb-efi-of-mine.mjs: IN is missing; see xen-mb-efi-of-mine.mjs --help\n"]);
+});
+
+const deno = present.find(({ name }) => name === "Deno");
+(deno === undefined ? runtimes.skip : runtimes)("Deno without permissions: one line says what is missing", () => {
+  const script = path.join(TOP, "scripts/mb-efi.ts");
+  for (const flags of [[], ["--allow-read"]]) {
+    const args = ["run", "--no-prompt", "--no-config", ...flags, script, SAMPLE, path.join(work, "denied.efi")];
+    const { status, stderr } = spawnSync(deno?.program ?? "", args, { encoding: "utf8" });
+    const last = stderr.split("\n").filter((line) => !/: note: /.test(line));
+    assert.is(status, 1);
+    assert.is(last.length, 2, stderr);
+    assert.match(last[0] ?? "", /^mb-efi\.ts: Requires (read|write) access to .*--allow-\1 flag.*"run -A"/);
+  }
 });
 
 runtimes("the bundle is the same every time, and has no path of this machine in it", async () => {

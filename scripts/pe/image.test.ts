@@ -418,6 +418,11 @@ const BAD: readonly (readonly [string, string, string])[] = [
     "…the COFF symbol table is at 0x2f4, needed at least SizeOfHeaders 0x300",
   ],
   [
+    "no entry point",
+    "set optional.addressOfEntryPoint 0",
+    "…AddressOfEntryPoint is 0x0, in no section, needed in [0x200000,0x208234)",
+  ],
+  [
     "an entry point in .bss",
     "set optional.addressOfEntryPoint __bss_start",
     "…AddressOfEntryPoint is 0x209000, in section .bss, behind .bss at [0x209000,0x20c000), needed in [0x200000,0x208234): .bss must be Xen's last section",

@@ -5,7 +5,7 @@
 import { Buffer } from "node:buffer";
 import { attempt } from "../cli/errors.ts";
 import { hex } from "../cli/numbers.ts";
-import { ABSOLUTE, entriesOf, walkRelocations } from "../loaders/relocation-table.ts";
+import { ABSOLUTE, entriesOf, repeatedTargets, walkRelocations } from "../loaders/relocation-table.ts";
 import type { RelocationEntry } from "../loaders/relocation-table.ts";
 import { definedSymbols } from "../pe/symbols.ts";
 import { baseRelocations } from "../xen/relocations.ts";
@@ -61,6 +61,8 @@ export function relocationFacts(image: Image) {
     /** `lea` instructions in code sections that compute the table's first address, and the one behind it: what moving it patches. */
     startReferences: size === 0 ? [] : references(image, start),
     endReferences: size === 0 ? [] : references(image, start + size),
+    /** What every loader of PE images fixes up more than once; null where nothing is. */
+    repeated: repeatedTargets(found) ?? null,
     /** Why no transform takes the table; the blocks go as far as it can be followed. */
     problem: relocationProblem(image, present, size),
   };

@@ -3,6 +3,7 @@
 // no date. All sizes and addresses are hexadecimal, all ranges half-open; a count is decimal.
 
 import { hex, printable, range } from "../cli/numbers.ts";
+import { repeatedText } from "../loaders/relocation-table.ts";
 import type { MultibootPlace, TagFacts } from "./inspect-boot.ts";
 import type { Facts, Plain } from "./inspect-facts.ts";
 
@@ -206,7 +207,7 @@ function addresses(rvas: readonly number[]): string {
 }
 
 function relocations({ relocations }: Facts): string[] {
-  const { entries, types, sections, blocks } = relocations;
+  const { entries, types, sections, blocks, repeated } = relocations;
   const address = (rva: number | null): string => (rva === null ? "-" : hex(rva));
   const rows = blocks.map(({ page, size, first, last, sections, types }) => {
     return [hex(page), hex(size), address(first), address(last), sections.join(" ") || "-", counts(types)];
@@ -217,6 +218,7 @@ function relocations({ relocations }: Facts): string[] {
       ["targets", counts(sections) || "none"],
       ["lea of its start", addresses(relocations.startReferences)],
       ["lea of its end", addresses(relocations.endReferences)],
+      ...(repeated === null ? [] : [["repeated", `${repeatedText(repeated)}: a PE loader relocates that twice`]]),
       ...problemRows(relocations.problem),
     ]),
     ...(rows.length === 0 ? [] : table([["page", "size", "first", "last", "in", "entries"], ...rows])),

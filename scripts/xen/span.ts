@@ -83,10 +83,11 @@ function requireNothingBehind(image: Image, { first, dataEnd }: LoadSpan, bss: S
   const refuse = (what: string, rva: number): never => {
     const section = sectionAt(image, rva);
     const holder = section === undefined ? "no section" : `section ${section.name}`;
-    const needed = `needed in ${range(first, dataEnd)}: .bss must be Xen's last section`;
-    return fail(
-      `${what} ${hex(rva)}, in ${holder}, behind .bss at ${range(bss.header.virtualAddress, sectionEnd(bss))}, ${needed}`,
-    );
+    const where = `${what} ${hex(rva)}, in ${holder}`;
+    const needed = `needed in ${range(first, dataEnd)}`;
+    if (rva < first) return fail(`${where}, ${needed}`);
+    const behind = `behind .bss at ${range(bss.header.virtualAddress, sectionEnd(bss))}`;
+    return fail(`${where}, ${behind}, ${needed}: .bss must be Xen's last section`);
   };
   const entry = image.optional.addressOfEntryPoint;
   if (!inside(entry)) refuse("AddressOfEntryPoint is", entry);
