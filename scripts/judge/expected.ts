@@ -14,7 +14,7 @@ import type { HeaderChange, Span } from "./multiboot.ts";
 import { byAddress, directoryOf, hasFlags, roundUp, sectionEnd, tableEnd } from "./read.ts";
 import type { Pe, Section } from "./read.ts";
 import { refusePointers, referencePatches } from "./references.ts";
-import { startSymbol } from "./symbols.ts";
+import { definedSymbols, startSymbol } from "./symbols.ts";
 
 /** Which steps a result has gone through since the original. */
 export interface Steps {
@@ -71,6 +71,7 @@ export function expectedFile(original: Pe, steps: Steps): ExpectedFile {
   const inOrder = steps.relocated !== undefined || steps.aligned || steps.headers;
   const relocated = relocatedSections(original, steps);
   const span = spanOf(relocated);
+  refuseUnloaded(original, span);
   const sizeOfHeaders = steps.aligned ? headerArea(original) : original.optional.sizeOfHeaders;
   const laidOut = steps.aligned ? alignedSections(byAddress(relocated), span, sizeOfHeaders) : relocated;
   const sections = inOrder ? byAddress(laidOut) : laidOut;
@@ -157,6 +158,24 @@ function spanOf(sections: readonly Section[]): Span {
     throw new ImageError(`its first section is at RVA ${hex(first)}, needed a multiple of ${hex(pe.SIZE_2M)}`);
   const bssEnd = sectionEnd(bss);
   return { first, dataEnd: sectionEnd(last), bssEnd, mappedEnd: roundUp(bssEnd, pe.SIZE_2M) };
+}
+
+/** Behind .bss may be what others added, which has no symbols, and what Xen does not read; Multiboot does not load it. */
+function refuseUnloaded(original: Pe, span: Span): void {
+  const unloaded = original.sections.filter((s) => s.header.virtualAddress >= span.dataEnd && s.data.length !== 0);
+  const used = unloaded.filter((s) => !/^\.(reloc$|debug_)/.test(s.name) && !hasFlags(s, pe.MEM_DISCARDABLE));
+  if (used.length === 0) return;
+  const symbols = [...definedSymbols(original)];
+  for (const section of used) {
+    const isXens =
+      /^\.((text|rodata|data|init|exit|bss|buildid)(\.|$)|altinst|ex_tabl|bug_fra)/.test(section.name) ||
+      // A section's own symbol has its name, which old GNU ld cuts in the header.
+      symbols.some((s) => s.section === section && !s.name.startsWith(section.name));
+    if (isXens) {
+      const where = `at RVA ${hex(section.header.virtualAddress)}`;
+      throw new ImageError(`its section ${section.name} is ${where}, needed below .bss, where Multiboot loads it`);
+    }
+  }
 }
 
 /** Room for 16 more section headers and the Multiboot1 header, in whole pages. */

@@ -143,15 +143,21 @@ function checkSymbols(expected: ExpectedFile, result: Pe, findings: Findings): v
   findings.sameBytes("the COFF symbol table", result.symbols, needed, at);
 }
 
-/** What the original has behind everything its headers describe would not be in the result: it must be nothing. */
+/** What the original has where its headers describe nothing would not be in the result: it must be nothing. */
 function checkNothingLost(original: Pe, findings: Findings): void {
+  const { bytes, coff, optional, symbols, strings } = original;
+  const stored = original.sections.filter(({ header }) => header.sizeOfRawData !== 0);
+  const described = stored.map(({ header: h }) => [h.pointerToRawData, h.pointerToRawData + h.sizeOfRawData] as const);
+  const table = coff.pointerToSymbolTable;
+  if (table !== 0) described.push([table, table + symbols.length + strings.length]);
+  let end = optional.sizeOfHeaders;
+  for (const [start, next] of described.sort(([a], [b]) => a - b)) {
+    zeros(bytes, end, start, "the original, between what its headers describe,", findings);
+    end = Math.max(end, next);
+  }
   const certificates = directoryOf(original, pe.DIRECTORY_CERTIFICATE);
-  const fileEnd = certificates.size === 0 ? original.bytes.length : certificates.virtualAddress;
-  const symbolsEnd = original.coff.pointerToSymbolTable + original.symbols.length + original.strings.length;
-  let end = Math.max(original.optional.sizeOfHeaders, symbolsEnd);
-  for (const { header } of original.sections)
-    if (header.sizeOfRawData !== 0) end = Math.max(end, header.pointerToRawData + header.sizeOfRawData);
-  zeros(original.bytes, end, fileEnd, "the original, behind everything its headers describe,", findings);
+  const fileEnd = certificates.size === 0 ? bytes.length : certificates.virtualAddress;
+  zeros(bytes, end, fileEnd, "the original, behind everything its headers describe,", findings);
 }
 
 function zeros(file: Uint8Array, start: number, end: number, what: string, findings: Findings): void {

@@ -6,7 +6,7 @@ import { ImageError } from "../cli/errors.ts";
 import { hex } from "../cli/numbers.ts";
 import { offsetOf, readStructure, viewOf } from "../tables/fields.ts";
 import { SYMBOL } from "../tables/pe.ts";
-import type { Pe } from "./read.ts";
+import type { Pe, Section } from "./read.ts";
 
 const AUX_AT = offsetOf(SYMBOL, "numberOfAuxSymbols");
 const NUMBER_AT = offsetOf(SYMBOL, "sectionNumber");
@@ -20,6 +20,7 @@ export function* recordsOf(symbols: Uint8Array): Generator<number> {
 export interface DefinedSymbol {
   readonly name: string;
   readonly rva: number;
+  readonly section: Section;
   readonly isExternal: boolean;
 }
 
@@ -34,7 +35,7 @@ export function* definedSymbols({ symbols, strings, sections }: Pe): Generator<D
     const long = name.startsWith("\0\0\0\0") ? viewOf(symbols).getUint32(at + 4, true) : undefined;
     const rva = section.header.virtualAddress + value;
     const isExternal = storageClass === CLASS_EXTERNAL;
-    yield { name: long === undefined ? upToZero(name, 0) : upToZero(text, long), rva, isExternal };
+    yield { name: long === undefined ? upToZero(name, 0) : upToZero(text, long), rva, section, isExternal };
   }
 }
 

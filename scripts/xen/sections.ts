@@ -27,23 +27,30 @@ export function readyForLayout(input: Image, action: string, say: Say): { image:
 }
 
 /** Object-file leftovers that point into the file, and bytes that belong to nothing: moving on would lose them. */
-function refuseLosses(image: Image, fail: Fail): void {
-  let end = Math.max(
-    image.optional.sizeOfHeaders,
-    image.coff.pointerToSymbolTable + image.symbols.length + image.strings.length,
-  );
-  for (const { name, header } of image.sections) {
+function refuseLosses({ sections, coff, optional, symbols, strings, background }: Image, fail: Fail): void {
+  for (const { name, header } of sections)
     for (const [field, value] of [
       ["PointerToRelocations", header.pointerToRelocations],
       ["PointerToLinenumbers", header.pointerToLinenumbers],
     ] as const)
       if (value !== 0) fail(`section ${name}'s ${field} is ${hex(value)}, needed 0 in an image`);
-    if (header.sizeOfRawData !== 0) end = Math.max(end, header.pointerToRawData + header.sizeOfRawData);
+  const described = sections
+    .filter(({ header }) => header.sizeOfRawData !== 0)
+    .map(({ header }) => ({ start: header.pointerToRawData, size: header.sizeOfRawData }));
+  described.push({ start: coff.pointerToSymbolTable, size: symbols.length + strings.length });
+  described.push({ start: Infinity, size: 0 });
+  let end = optional.sizeOfHeaders;
+  for (const { start, size } of described.sort((a, b) => a.start - b.start)) {
+    const stray = end + background.subarray(end, start).findIndex((byte) => byte !== 0);
+    if (stray >= end) {
+      const [where, needed] =
+        start === Infinity ? ["behind everything", `from ${hex(end)} on`] : ["between what", `in ${range(end, start)}`];
+      fail(
+        `there is ${hex(background[stray] ?? 0)} at offset ${hex(stray)}, ${where} the headers describe, needed zeros ${needed}`,
+      );
+    }
+    end = Math.max(end, start + size);
   }
-  const stray = image.background.subarray(end).findIndex((byte) => byte !== 0);
-  if (stray < 0) return;
-  const what = `${hex(image.background[end + stray] ?? 0)} at offset ${hex(end + stray)}`;
-  fail(`there is ${what}, behind everything the headers describe, needed zeros from ${hex(end)} on`);
 }
 
 /**

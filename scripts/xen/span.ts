@@ -3,16 +3,20 @@
 
 import { failing } from "../cli/errors.ts";
 import type { Fail } from "../cli/errors.ts";
-import { hex, range } from "../cli/numbers.ts";
+import { hex, printable, range } from "../cli/numbers.ts";
 import { byAddress, hasFlags, roundUp, sectionAt, sectionEnd } from "../pe/image.ts";
 import type { Image, Section } from "../pe/image.ts";
-import { CNT_UNINITIALIZED_DATA, SECTION_HEADER, SIZE_2M } from "../tables/pe.ts";
+import { definedSymbols } from "../pe/symbols.ts";
+import { CNT_UNINITIALIZED_DATA, MEM_DISCARDABLE, SECTION_HEADER, SIZE_2M } from "../tables/pe.ts";
 import { baseRelocations } from "./relocations.ts";
 
 /** Room in the header area for section headers that tools append in place (ukify, objcopy); the linker leaves none. */
 export const SPARE_HEADERS = 16 * SECTION_HEADER.size;
 /** Room in it for the Multiboot1 header, at its end. */
 export const MULTIBOOT1_ROOM = 64;
+
+/** What Xen's own sections are called (xen/arch/x86/xen.lds.S), those that a linker did not place and old GNU ld cut to eight letters included. */
+const OWN_NAME = /^\.((text|rodata|data|init|exit|bss|buildid)(\.|$)|altinst|ex_tabl|bug_fra)/;
 
 /** What Multiboot copies from the file, and the memory behind it that it zeroes. All addresses are RVAs. */
 export interface LoadSpan {
@@ -59,6 +63,7 @@ export function loadSpan(image: Image, action: string): LoadSpan {
     fail(`the first section, ${lowest.name}, is at RVA ${hex(first)}, needed a multiple of ${hex(SIZE_2M)}`);
   const span = { sections, first, dataEnd: sectionEnd(last), bssStart, bssEnd: roundUp(sectionEnd(bss), SIZE_2M) };
   requireNothingBehind(image, span, bss, fail);
+  refuseOwnBehind(image, bssStart, fail);
   return span;
 }
 
@@ -93,6 +98,25 @@ function requireNothingBehind(image: Image, { first, dataEnd }: LoadSpan, bss: S
   if (!inside(entry)) refuse("AddressOfEntryPoint is", entry);
   for (const { target, size } of baseRelocations(image))
     if (size !== 0 && !(inside(target) && inside(target + size - 1))) refuse("a base relocation is for RVA", target);
+}
+
+/**
+ * A linker puts what its script does not name behind .bss, and Xen's code reads it there: by its name, or by the symbols in
+ * it, it is Xen's own. Nothing that is added to an image has symbols; DWARF and what is discardable, Xen does not read.
+ */
+function refuseOwnBehind(image: Image, bssStart: number, fail: Fail): void {
+  for (const section of image.sections) {
+    const { name, header, data } = section;
+    const isRead = data.length !== 0 && !hasFlags(section, MEM_DISCARDABLE) && !/^\.(reloc$|debug_)/.test(name);
+    if (!isRead || header.virtualAddress < bssStart) continue;
+    const number = image.sections.indexOf(section);
+    // The section's own symbol has its name, which may be cut in the header.
+    const symbol = definedSymbols(image).find((s) => s.section === number && !s.name.startsWith(name));
+    if (symbol === undefined && !OWN_NAME.test(name)) continue;
+    const holds = symbol === undefined ? "" : `, which has the symbol ${printable(symbol.name)},`;
+    const needed = `needed below .bss at ${hex(bssStart)}, where Multiboot loads it`;
+    fail(`section ${name}${holds} is at RVA ${hex(header.virtualAddress)}, ${needed}`);
+  }
 }
 
 /**
