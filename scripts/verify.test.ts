@@ -778,6 +778,21 @@ bad("an original with something behind what its headers describe", () => {
   rejects(original, moved, /original, behind everything its headers describe,/);
 });
 
+bad("an original with something between what its headers describe", () => {
+  const original = sample("set section .data.ptr 0x2000\npatch 0x1ffe 01");
+  rejects(original, moved, /original, between what its headers describe, at offset 0x1ffe is 0x1, needed 0x0/);
+});
+
+bad("an original with a part of Xen behind .bss, where Multiboot does not load it", () => {
+  const behind = (name: string, symbol = ""): Uint8Array =>
+    sample(`section ${name} rva=0x20e000 flags=data,read\n${symbol}\nfill 0x77 16\nset optional.sizeOfImage 0x20f000`);
+  rejects(behind(".init.ro"), moved, /original: its section \.init\.ro is at RVA 0x20e000, needed below \.bss/);
+  rejects(behind(".altinst"), moved, /original: its section \.altinst is at/);
+  rejects(behind(".orphan", "symbol something"), moved, /original: its section \.orphan is at/);
+  for (const added of [behind(".initrd"), behind(".orphan", "local .orphan"), behind(".debug_x", "symbol something")])
+    for (const keep of [false, true]) accepts(added, keep);
+});
+
 bad("at most 50 lines, and how many more", () => {
   const noise = moved.slice();
   const state = random(7);
