@@ -69,9 +69,9 @@ export interface ExpectedMemory {
 export function expectedFile(original: Pe, steps: Steps): ExpectedFile {
   const certificates = directoryOf(original, pe.DIRECTORY_CERTIFICATE);
   const inOrder = steps.relocated !== undefined || steps.aligned || steps.headers;
+  refuseUnloaded(original);
   const relocated = relocatedSections(original, steps);
   const span = spanOf(relocated);
-  refuseUnloaded(original, span);
   const sizeOfHeaders = steps.aligned ? headerArea(original) : original.optional.sizeOfHeaders;
   const laidOut = steps.aligned ? alignedSections(byAddress(relocated), span, sizeOfHeaders) : relocated;
   const sections = inOrder ? byAddress(laidOut) : laidOut;
@@ -122,7 +122,7 @@ function relocatedSections(original: Pe, { relocated, aligned }: Steps): Expecte
 /** The last pages ahead of __init_end, which is where the section behind the last .init section begins. */
 function newTableAddress(original: Pe, reloc: Section): number {
   const sections = byAddress(original.sections);
-  const next = sections[sections.findLastIndex((s) => s.name.startsWith(".init")) + 1];
+  const next = sections[sections.findLastIndex((s) => /^\.init(\.|$)/.test(s.name)) + 1];
   const address = (next?.header.virtualAddress ?? 0) - roundUp(reloc.header.virtualSize, pe.PAGE_SIZE);
   if (address < 0) throw new ImageError("it has no place for the base relocation table below __init_end");
   return address;
@@ -161,8 +161,9 @@ function spanOf(sections: readonly Section[]): Span {
 }
 
 /** Behind .bss may be what others added, which has no symbols, and what Xen does not read; Multiboot does not load it. */
-function refuseUnloaded(original: Pe, span: Span): void {
-  const unloaded = original.sections.filter((s) => s.header.virtualAddress >= span.dataEnd && s.data.length !== 0);
+function refuseUnloaded(original: Pe): void {
+  const bss = original.sections.find((s) => s.name === ".bss")?.header.virtualAddress ?? Infinity;
+  const unloaded = original.sections.filter((s) => s.header.virtualAddress >= bss && s.data.length !== 0);
   const used = unloaded.filter((s) => !/^\.(reloc$|debug_)/.test(s.name) && !hasFlags(s, pe.MEM_DISCARDABLE));
   if (used.length === 0) return;
   const symbols = [...definedSymbols(original)];

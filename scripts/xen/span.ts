@@ -120,11 +120,11 @@ function refuseOwnBehind(image: Image, bssStart: number, fail: Fail): void {
 }
 
 /**
- * The sections whose names begin with .init, in RVA order: one today; an upstream series splits it in two.
+ * The sections .init and .init.…, in RVA order: one today; an upstream series splits it in two.
  * Xen frees the memory up to __init_end, the start of the section that follows the last of them.
  */
 export function initSections(image: Image): Section[] {
-  return byAddress(image.sections).filter((s) => s.name.startsWith(".init"));
+  return byAddress(image.sections).filter((s) => /^\.init(\.|$)/.test(s.name));
 }
 
 /**
