@@ -90,7 +90,7 @@ export const noSbat: Check = ({ image }) => (sbatOf(image).length !== 0 ? undefi
 const twoSbat: Check = ({ image }) => (sbatOf(image).length < 2 ? undefined : "there are two sections .sbat");
 const sbatHasRelocations: Check = ({ image }) => {
   const count = sbatOf(image).find((s) => s.header.numberOfRelocations !== 0)?.header.numberOfRelocations;
-  return count === undefined ? undefined : `section .sbat has ${count} relocations`;
+  return count === undefined ? undefined : `section .sbat has NumberOfRelocations ${count}, needed 0`;
 };
 const sbatTooShort: Check = ({ image }) => {
   const h = sbatOf(image)[0]?.header;
