@@ -38,28 +38,20 @@ FILE may be any step's input or output. "-" is standard input, for one of them, 
 Exit status: 0 done, 1 not a PE image for x86-64, 2 wrong usage.
 `;
 
-const WRITERS: readonly (readonly [option: string, write: (pictures: readonly PictureFacts[]) => string])[] = [
-  ["svg", svgPicture],
-  ["html", htmlPicture],
-  ["text", textPicture],
-];
+const WRITERS = { svg: svgPicture, html: htmlPicture, text: textPicture };
+type Form = keyof typeof WRITERS;
 
-/** The picture of some images, each with its name, as "svg", "html" or "text". @throws ImageError */
-export function drawLayout(
-  images: readonly (readonly [name: string, bytes: Uint8Array])[],
-  form: "svg" | "html" | "text",
-): string {
-  const write = WRITERS.find(([option]) => option === form)?.[1] ?? textPicture;
-  return write(images.map(([name, bytes]) => pictureFacts(bytes, name)));
+/** The picture of some images, each with its name. @throws ImageError */
+export function drawLayout(images: readonly (readonly [name: string, bytes: Uint8Array])[], form: Form): string {
+  return WRITERS[form](images.map(([name, bytes]) => pictureFacts(bytes, name)));
 }
 
-function chosen(values: Values): { write: (pictures: readonly PictureFacts[]) => string; output: string } {
-  const given = WRITERS.filter(([option]) => values[option] !== undefined);
-  const [first, second] = given;
-  if (first !== undefined && second !== undefined)
-    throw new UsageError(`--${first[0]} and --${second[0]} are both given, needed one`);
-  const output = first === undefined ? undefined : values[first[0]];
-  return { write: first?.[1] ?? textPicture, output: typeof output === "string" ? output : "-" };
+function chosen(values: Values): { form: Form; output: string } {
+  const forms = Object.keys(WRITERS) as Form[];
+  const [form = "text", second] = forms.filter((option) => values[option] !== undefined);
+  if (second !== undefined) throw new UsageError(`--${form} and --${second} are both given, needed one`);
+  const output = values[form];
+  return { form, output: typeof output === "string" ? output : "-" };
 }
 
 function readPicture(file: string, io: Io): PictureFacts {
@@ -72,11 +64,11 @@ export const command: Command = {
   options: { svg: { type: "string" }, html: { type: "string" }, text: { type: "boolean" } },
   positionals: ["FILE", "[FILE2]"],
   run([file = "", second], values, io) {
-    const { write, output } = chosen(values);
+    const { form, output } = chosen(values);
     const files = second === undefined ? [file] : [file, second];
     if (files.length === 2 && files.every((name) => name === "-")) throw new UsageError("FILE and FILE2 are both '-'");
     for (const name of files) refuseSameFile(name, output);
-    const text = write(files.map((name) => readPicture(name, io)));
+    const text = WRITERS[form](files.map((name) => readPicture(name, io)));
     writeOutput(output, Buffer.from(text), io);
     return 0;
   },

@@ -34,15 +34,6 @@ export interface Part {
   readonly details: readonly string[];
 }
 
-/** What a Multiboot loader does by the image's header. */
-export interface Coverage {
-  readonly name: "Multiboot2" | "Multiboot1";
-  readonly headerAt: number;
-  readonly file: Extent;
-  readonly memory: Extent;
-  readonly zeroedTo: number;
-}
-
 /** A line below the picture. */
 export interface Remark {
   readonly text: string;
@@ -50,22 +41,10 @@ export interface Remark {
   readonly bad: boolean;
 }
 
-export interface PictureFacts {
-  readonly title: string;
-  /** Bytes of the file. */
-  readonly size: number;
-  readonly parts: readonly Part[];
-  /** Undefined for an image that Multiboot could not load whatever its headers said. */
-  readonly span: LoadSpan | undefined;
-  readonly coverage: readonly Coverage[];
-  /** File offsets of the Multiboot headers that loaders find, with load addresses or without. */
-  readonly headers: readonly { readonly name: "MB1" | "MB2"; readonly at: number }[];
-  /** Memory of the load span that no byte of the file stands for. RVAs. */
-  readonly holes: readonly Extent[];
-  /** Bytes of the file that belong to nothing. File offsets. */
-  readonly strays: readonly Extent[];
-  readonly remarks: readonly Remark[];
-}
+export type PictureFacts = Readonly<ReturnType<typeof pictureFacts>>;
+
+/** What a Multiboot loader does by the image's header. */
+export type Coverage = PictureFacts["coverage"][number];
 
 /** A picture with more in it shows nothing: a Xen has about 20 sections. */
 const MOST_PARTS = 48;
@@ -80,7 +59,7 @@ const LEAST_GAP = 4096;
  * @param title what stands above it: the file's name
  * @throws ImageError when it is no PE image, or has more sections than a picture can show
  */
-export function pictureFacts(bytes: Uint8Array, title: string): PictureFacts {
+export function pictureFacts(bytes: Uint8Array, title: string) {
   const image = parseImage(bytes);
   const { value: span, reason: whyNoSpan = "" } = attempt("draw", () => loadSpan(image, "draw"));
   const parts = partsOf(image);
@@ -89,14 +68,23 @@ export function pictureFacts(bytes: Uint8Array, title: string): PictureFacts {
   const loads = [loaded("Multiboot2", () => loadMultiboot2(bytes)), loaded("Multiboot1", () => loadMultiboot1(bytes))];
   const holes = span === undefined ? [] : holesOf(span);
   const strays = straysOf(image, parts);
+  const headers = [
+    { name: "MB1", at: findMultiboot1(bytes) },
+    { name: "MB2", at: findMultiboot2(bytes) },
+  ];
   return {
     title,
+    /** Bytes of the file. */
     size: bytes.length,
     parts,
+    /** Undefined for an image that Multiboot could not load whatever its headers said. */
     span,
     coverage: loads.map(({ coverage }) => coverage).filter((c) => c !== undefined),
-    headers: headersOf(bytes),
+    /** File offsets of the Multiboot headers that loaders find, with load addresses or without. */
+    headers: headers.flatMap(({ name, at }) => (at === undefined ? [] : [{ name, at }])),
+    /** Memory of the load span that no byte of the file stands for. RVAs. */
     holes,
+    /** Bytes of the file that belong to nothing. File offsets. */
     strays,
     remarks: [
       span === undefined ? bad(`no load span: ${whyNoSpan}`) : linearRemark(image, span),
@@ -264,21 +252,11 @@ function linearRemark(image: Image, span: LoadSpan): Remark {
   return good(`linear: file offset = RVA - ${hex(span.first - image.optional.sizeOfHeaders)} over the load span`);
 }
 
-function headersOf(bytes: Uint8Array): PictureFacts["headers"] {
-  const found = [
-    { name: "MB1" as const, at: findMultiboot1(bytes) },
-    { name: "MB2" as const, at: findMultiboot2(bytes) },
-  ];
-  return found.flatMap(({ name, at }) => (at === undefined ? [] : [{ name, at }]));
-}
-
-function loaded(name: Coverage["name"], load: () => MultibootLoad): { coverage?: Coverage; remark: Remark } {
+function loaded(name: "Multiboot2" | "Multiboot1", load: () => MultibootLoad) {
   const { value, reason = "" } = attempt("load", load);
   if (value === undefined) {
-    const words = reason
-      .replace(/^cannot be loaded: the Multiboot[12] header /, "header ")
-      .replace(/, run emit-header|: run emit-header/, "");
-    return { remark: bad(`${name}: ${words}`) };
+    const words = reason.replace(/^cannot be loaded: the Multiboot[12] header /, "header ");
+    return { remark: bad(`${name}: ${words.replace(/, run emit-header|: run emit-header/, "")}`) };
   }
   const { headerAt, offset, loadAddr, loadEndAddr, bssEndAddr, entryAddr } = value;
   const zeroedTo = bssEndAddr === 0 ? loadEndAddr : bssEndAddr;

@@ -47,9 +47,8 @@ export function svgPicture(pictures: readonly PictureFacts[]): string {
   const remarkCount = Math.max(...panels.map(({ remarks }) => remarks.flatMap(({ lines }) => lines).length));
   const remarksEnd = low + 26 + LINE * remarkCount;
   const strips = panels.flatMap(({ columns }) => [...columns.file, ...columns.memory]);
-  const kinds = KINDS.filter(([kind]) => strips.some((strip) => strip.kind === kind));
   const width = 2 * MARGIN + pictures.length * PANEL.width + (pictures.length - 1) * PANEL.gap;
-  const scale = legend(kinds, remarksEnd + 16, width - 2 * MARGIN);
+  const scale = legend(strips, remarksEnd + 16, width - 2 * MARGIN);
   const height = remarksEnd + 16 + scale.height + MARGIN;
   const title = pictures.map((facts) => facts.title).join(" and ");
   return `${[
@@ -111,57 +110,63 @@ const COLOURS: readonly (readonly [selector: string, property: string, day: stri
 ];
 
 function style(): string {
-  const rules = (night: boolean): string[] =>
-    COLOURS.map(([selector, property, day, dark]) => `${selector} { ${property}: ${night ? dark : day} }`);
-  return [
-    "<style>",
-    'text { font: 12px "DejaVu Sans", Verdana, sans-serif }',
-    ".title { font-size: 17px; font-weight: bold }",
-    ".small { font-size: 10.5px }",
-    ".strong { font-weight: bold }",
-    ".mid { text-anchor: middle }",
-    ".end { text-anchor: end }",
-    ".name { paint-order: stroke; stroke-width: 3px; stroke-linejoin: round }",
-    ".edge, .bracket, .gap, .good, .bad, .cut { fill: none }",
-    ".edge { stroke-width: 1 }",
-    ".hatch { stroke-width: 1; stroke-opacity: .32; fill: none }",
-    ".bracket { stroke-width: 1.5 }",
-    ".zeroed { stroke-dasharray: 3 3 }",
-    ".link { fill-opacity: .16 }",
-    ".cut { stroke-width: 5 }",
-    ".gap, .good, .bad { stroke-width: 2 }",
-    ".part:hover .link, .part:focus .link { fill-opacity: .5 }",
-    ".part:hover .edge, .part:focus .edge { stroke-width: 2.5 }",
-    ".part:focus { outline: none }",
-    ...rules(false),
-    "@media (prefers-color-scheme: dark) {",
-    ...rules(true).map((rule) => `  ${rule}`),
-    "}",
-    "</style>",
-  ].join("\n");
+  const day = COLOURS.map(([selector, property, colour]) => `${selector} { ${property}: ${colour} }`);
+  const night = COLOURS.map(([selector, property, , colour]) => `  ${selector} { ${property}: ${colour} }`);
+  return `<style>
+text { font: 12px "DejaVu Sans", Verdana, sans-serif }
+.title { font-size: 17px; font-weight: bold }
+.small { font-size: 10.5px }
+.strong { font-weight: bold }
+.mid { text-anchor: middle }
+.end { text-anchor: end }
+.name { paint-order: stroke; stroke-width: 3px; stroke-linejoin: round }
+.edge, .bracket, .gap, .good, .bad, .cut { fill: none }
+.edge { stroke-width: 1 }
+.hatch { stroke-width: 1; stroke-opacity: .32; fill: none }
+.bracket { stroke-width: 1.5 }
+.zeroed { stroke-dasharray: 3 3 }
+.link { fill-opacity: .16 }
+.cut { stroke-width: 5 }
+.gap, .good, .bad { stroke-width: 2 }
+.part:hover .link, .part:focus .link { fill-opacity: .5 }
+.part:hover .edge, .part:focus .edge { stroke-width: 2.5 }
+.part:focus { outline: none }
+${day.join("\n")}
+@media (prefers-color-scheme: dark) {
+${night.join("\n")}
+}
+</style>`;
 }
 
-/** What is drawn over the fill, in a square of 8 pixels. */
-const HATCHES: Readonly<Record<Exclude<Kind, "nothing">, string>> = {
-  headers: "",
-  code: "M0 8L8 0",
-  data: "",
-  reloc: "M0 8L8 0M0 0L8 8",
-  bss: "M1 2h2M5 6h2",
-  zeros: "M3 4h1",
-  debug: "M0 2h8M0 6h8",
-  added: "M0 0L8 8",
-  symbols: "M2 0v8M6 0v8",
-  gap: "M0 0L8 8M0 8L8 0",
-};
-
 function patterns(): string {
-  const all = KINDS.map(([kind]) => {
-    const hatch = HATCHES[kind as Exclude<Kind, "nothing">];
-    const lines = hatch === "" ? "" : `<path class="${kind === "gap" ? "gap" : "hatch"}" d="${hatch}"/>`;
+  const all = KINDS.map(([kind, , hatch]) => {
+    const lines = hatch === "" ? "" : path(kind === "gap" ? "gap" : "hatch", hatch);
     return `  <pattern id="${kind}" width="8" height="8" patternUnits="userSpaceOnUse"><rect class="f-${kind}" width="8" height="8"/>${lines}</pattern>`;
   });
   return ["<defs>", ...all, "</defs>"].join("\n");
+}
+
+// ---- elements
+
+function path(classes: string, d: string): string {
+  return `<path class="${classes}" d="${d}"/>`;
+}
+
+function box(kind: Kind, x: number, y: number, width: number, height: number): string {
+  return `<rect class="edge" style="fill:url(#${kind})" x="${x}" y="${y}" width="${width}" height="${height}"/>`;
+}
+
+function words(x: number, y: number, text: string, classes = ""): string {
+  return `<text${classes === "" ? "" : ` class="${classes}"`} x="${x}" y="${y}">${escape(text)}</text>`;
+}
+
+/** Words that go up, around a point. */
+function upwards(x: number, y: number, text: string, classes: string): string {
+  return `<text class="${classes}" transform="translate(${x} ${y}) rotate(-90)">${text}</text>`;
+}
+
+function indent(line: string): string {
+  return `  ${line}`;
 }
 
 // ---- an image
@@ -185,19 +190,6 @@ function panelLines({ facts, columns, remarks }: Panel, index: number, low: numb
     ].map(indent),
     "</g>",
   ];
-}
-
-function indent(line: string): string {
-  return `  ${line}`;
-}
-
-function words(x: number, y: number, text: string, classes = ""): string {
-  return `<text${classes === "" ? "" : ` class="${classes}"`} x="${x}" y="${y}">${escape(text)}</text>`;
-}
-
-/** Words that go up, around a point. */
-function upwards(x: number, y: number, text: string, classes: string): string {
-  return `<text class="${classes}" transform="translate(${x} ${y}) rotate(-90)">${text}</text>`;
 }
 
 /** Each part with its strips in both columns, so that pointing at one shows the other. */
@@ -246,26 +238,19 @@ function partGroup(part: Part, file: readonly Strip[], memory: readonly Strip[],
 function link(from: Strip, to: Strip): string[] {
   const [left, right] = [FILE.x + FILE.width, MEMORY.x];
   return [
-    `<path class="link" d="M${left} ${from.y}L${right} ${to.y}v${to.height}L${left} ${from.y + from.height}z"/>`,
+    path("link", `M${left} ${from.y}L${right} ${to.y}v${to.height}L${left} ${from.y + from.height}z`),
     `<path class="edge" stroke-opacity=".5" d="M${left} ${from.y}L${right} ${to.y}M${left} ${from.y + from.height}L${right} ${to.y + to.height}"/>`,
   ];
 }
 
 function rectangle({ kind, y, height, cut }: Strip, { x, width }: Place): string[] {
-  return [
-    `<rect class="edge" style="fill:url(#${kind})" x="${x}" y="${y}" width="${width}" height="${height}"/>`,
-    ...(cut ? zigzag(x - 4, y + Math.round((height * 3) / 4), width + 8) : []),
-  ];
+  return [box(kind, x, y, width, height), ...(cut ? tear(x - 4, y + Math.round((height * 3) / 4), width + 8) : [])];
 }
 
-/** A tear across what is less high than the scale would have it. */
-function zigzag(x: number, y: number, width: number): string[] {
-  const teeth = Math.floor(width / 12);
-  const line = `M${x} ${y}${"l6 -4l6 4".repeat(teeth)}`;
-  return [
-    `<path class="cut" d="${line}"/>`,
-    `<path class="edge" d="M${x} ${y - 2}${"l6 -4l6 4".repeat(teeth)}M${x} ${y + 2}${"l6 -4l6 4".repeat(teeth)}"/>`,
-  ];
+/** Across what is less high than the scale would have it. */
+function tear(x: number, y: number, width: number): string[] {
+  const line = (y: number): string => `M${x} ${y}${"l6 -4l6 4".repeat(Math.floor(width / 12))}`;
+  return [path("cut", line(y)), path("edge", line(y - 2) + line(y + 2))];
 }
 
 function middle({ y, height, cut }: Strip): number {
@@ -301,19 +286,16 @@ function short(name: string): string {
 
 function brackets({ span, holes, coverage }: PictureFacts, { file, memory }: Columns): string[] {
   const kind = holes.length === 0 ? "bracket" : "bad";
-  const spanLines =
-    span === undefined
-      ? []
-      : bracket("load span", SPAN_BRACKET, extentY(memory, { start: span.first, end: span.dataEnd }), 1, kind);
+  const loadSpan = span && heightOf(memory, { start: span.first, end: span.dataEnd });
   return [
-    ...spanLines,
+    ...(loadSpan === undefined ? [] : bracket("load span", SPAN_BRACKET, loadSpan, 1, kind)),
     ...coverage.flatMap((cover) => {
       const x = MEMORY_BRACKETS[cover.name];
-      const loaded = extentY(memory, cover.memory);
+      const loaded = heightOf(memory, cover.memory);
       return [
-        ...bracket(`${cover.name} reads`, FILE_BRACKETS[cover.name], extentY(file, cover.file), -1, "bracket"),
+        ...bracket(`${cover.name} reads`, FILE_BRACKETS[cover.name], heightOf(file, cover.file), -1, "bracket"),
         ...bracket(`${cover.name} loads`, x, loaded, 1, "bracket"),
-        ...zeroed(cover, x, loaded.end, memory),
+        ...zeroed(cover, x, loaded.bottom, memory),
       ];
     }),
   ];
@@ -321,36 +303,37 @@ function brackets({ span, holes, coverage }: PictureFacts, { file, memory }: Col
 
 const ROUNDING = 4096;
 
-function extentY(strips: readonly Strip[], { start, end }: Extent): Extent {
+/** What is drawn beside some strips, in pixels. */
+type Height = ReturnType<typeof heightOf>;
+
+function heightOf(strips: readonly Strip[], { start, end }: Extent) {
   // What begins where a strip does must not be drawn at the end of the strip above it.
   const at = strips.findLast(({ extent }) => extent.start === start)?.y ?? yOf(strips, start);
   // What ends in the rounding of a strip's end ends with the strip.
   const last = strips.find(({ extent }) => extent.start < end && end <= extent.end && extent.end - end < ROUNDING);
-  return { start: Math.round(at), end: last === undefined ? Math.round(yOf(strips, end)) : last.y + last.height };
+  return { top: Math.round(at), bottom: last === undefined ? Math.round(yOf(strips, end)) : last.y + last.height };
 }
 
 /** @param side -1: the ticks point to the right, the words are left of it; 1: the other way round */
-function bracket(text: string, x: number, { start, end }: Extent, side: 1 | -1, kind: string): string[] {
+function bracket(text: string, x: number, { top, bottom }: Height, side: 1 | -1, kind: string): string[] {
   const textX = x + side * (side === 1 ? 12 : 5);
   const classes = `small mid${kind === "bad" ? " badtext" : ""}`;
   return [
-    `<path class="${kind}" d="M${x - 4 * side} ${start}H${x}V${end}h${-4 * side}"/>`,
-    upwards(textX, Math.round((start + end) / 2), text, classes),
+    path(kind, `M${x - 4 * side} ${top}H${x}V${bottom}h${-4 * side}`),
+    upwards(textX, Math.round((top + bottom) / 2), text, classes),
   ];
 }
 
-function zeroed({ zeroedTo }: Coverage, x: number, from: number, memory: readonly Strip[]): string[] {
-  const end = Math.round(yOf(memory, zeroedTo));
-  const text = upwards(x + 12, Math.round((from + end) / 2), "zeroes", "small mid");
-  return [`<path class="bracket zeroed" d="M${x} ${from}V${end}h-4"/>`, ...(end - from < 40 ? [] : [text])];
+function zeroed({ zeroedTo }: Coverage, x: number, top: number, memory: readonly Strip[]): string[] {
+  const bottom = Math.round(yOf(memory, zeroedTo));
+  const text = upwards(x + 12, Math.round((top + bottom) / 2), "zeroes", "small mid");
+  return [path("bracket zeroed", `M${x} ${top}V${bottom}h-4`), ...(bottom - top < 40 ? [] : [text])];
 }
 
 function remarkLines(remarks: Panel["remarks"], top: number): string[] {
   let y = top;
   return remarks.flatMap(({ lines, bad }) => {
-    const mark = bad
-      ? `<path class="bad" d="M2 ${y - 9}l8 8m0 -8l-8 8"/>`
-      : `<path class="good" d="M2 ${y - 5}l3 4l6 -8"/>`;
+    const mark = bad ? path("bad", `M2 ${y - 9}l8 8m0 -8l-8 8`) : path("good", `M2 ${y - 5}l3 4l6 -8`);
     const text = lines.map((line, i) => words(18, y + i * LINE, line));
     y += lines.length * LINE;
     return [mark, ...text];
@@ -359,14 +342,12 @@ function remarkLines(remarks: Panel["remarks"], top: number): string[] {
 
 // ---- what the picture means
 
-function legend(kinds: typeof KINDS, top: number, width: number): { lines: string[]; height: number } {
+function legend(strips: readonly Strip[], top: number, width: number): { lines: string[]; height: number } {
+  const kinds = KINDS.filter(([kind]) => strips.some((strip) => strip.kind === kind));
   const perRow = Math.floor(width / LEGEND.column);
   const swatches = kinds.flatMap(([kind, name], i) => {
     const [x, y] = [(i % perRow) * LEGEND.column, Math.floor(i / perRow) * LEGEND.row];
-    return [
-      `<rect class="edge" style="fill:url(#${kind})" x="${x}" y="${y}" width="26" height="16"/>`,
-      words(x + 33, y + 12, name),
-    ];
+    return [box(kind, x, y, 26, 16), words(x + 33, y + 12, name)];
   });
   const y = Math.ceil(kinds.length / perRow) * LEGEND.row + LINE;
   const lines = wrap(
@@ -377,7 +358,7 @@ function legend(kinds: typeof KINDS, top: number, width: number): { lines: strin
     "",
     `<g id="legend" transform="translate(${MARGIN} ${top})">`,
     ...swatches.map(indent),
-    `  <path class="bracket" d="M4 ${y - 12}H0V${y - 12 + PIXELS_PER_MIB}h4"/>`,
+    indent(path("bracket", `M4 ${y - 12}H0V${y - 12 + PIXELS_PER_MIB}h4`)),
     ...lines.map((line, i) => indent(words(12, y + i * LINE, line))),
     "</g>",
   ];

@@ -3,13 +3,10 @@
 // of the file, then what is in memory only; marks for what Multiboot loads; the same remarks.
 
 import { hex } from "../cli/numbers.ts";
-import { count, type Coverage, type Extent, type PictureFacts } from "./picture-facts.ts";
+import { count, type Coverage, type Extent, type Part, type PictureFacts } from "./picture-facts.ts";
 
-interface Row {
-  readonly name: string;
-  readonly file: Extent | undefined;
-  readonly memory: Extent | undefined;
-}
+/** What is somewhere; undefined where it is not. */
+type Place = Pick<Part, "file" | "memory">;
 
 export function textPicture(pictures: readonly PictureFacts[]): string {
   return pictures.map(onePicture).join("\n");
@@ -17,13 +14,12 @@ export function textPicture(pictures: readonly PictureFacts[]): string {
 
 function onePicture(facts: PictureFacts): string {
   const { title, size, remarks, coverage } = facts;
-  const lines = rows(facts).map(({ name, file, memory }) => [
-    name,
-    file === undefined ? "-" : hex(file.start),
-    file === undefined ? "" : hex(file.end),
-    memory === undefined ? "-" : hex(memory.start),
-    memory === undefined ? "" : hex(memory.end),
-    ...coverage.map((cover) => mark(cover, file, memory)),
+  const ends = (place: Extent | undefined): string[] => (place ? [hex(place.start), hex(place.end)] : ["-", ""]);
+  const lines = rows(facts).map((row) => [
+    row.name,
+    ...ends(row.file),
+    ...ends(row.memory),
+    ...coverage.map((cover) => mark(cover, row)),
   ]);
   const table = [["", "file", "to", "memory", "to", ...coverage.map(({ name }) => name)], ...lines];
   const width = (column: number): number => Math.max(...table.map((row) => row[column]?.length ?? 0));
@@ -31,22 +27,18 @@ function onePicture(facts: PictureFacts): string {
   return `${title}: ${count(size)} bytes\n${padded.join("\n")}\n\n${remarks.map(({ text, bad }) => `  ${bad ? "!" : " "} ${text}\n`).join("")}`;
 }
 
-function rows({ parts, holes, strays }: PictureFacts): Row[] {
-  const all: Row[] = [
+function rows({ parts, holes, strays }: PictureFacts): (Place & { readonly name: string })[] {
+  const all = [
     ...parts,
     ...holes.map((memory) => ({ name: "(gap)", file: undefined, memory })),
     ...strays.map((file) => ({ name: "(nothing's)", file, memory: undefined })),
   ];
-  const inFile = all
-    .filter(({ file }) => file !== undefined)
-    .sort((a, b) => (a.file?.start ?? 0) - (b.file?.start ?? 0));
-  const rest = all
-    .filter(({ file }) => file === undefined)
-    .sort((a, b) => (a.memory?.start ?? 0) - (b.memory?.start ?? 0));
-  return [...inFile, ...rest];
+  const by = (key: keyof Place) => (a: Place, b: Place) => (a[key]?.start ?? 0) - (b[key]?.start ?? 0);
+  const [inFile, rest] = [all.filter(({ file }) => file), all.filter(({ file }) => !file)];
+  return [...inFile.sort(by("file")), ...rest.sort(by("memory"))];
 }
 
-function mark(cover: Coverage, file: Extent | undefined, memory: Extent | undefined): string {
+function mark(cover: Coverage, { file, memory }: Place): string {
   if (file !== undefined && file.start < cover.file.end && file.end > cover.file.start)
     return file.end > cover.file.end + 4095 ? "loaded in part" : "loaded";
   if (memory !== undefined && memory.start < cover.zeroedTo && memory.end > cover.memory.end) return "zeroed";

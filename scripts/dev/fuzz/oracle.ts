@@ -56,14 +56,14 @@ const MOST_TEXT = 4 << 20;
  * How much of everything is run on an image: "all"; or only what finds most for its time, the whole chain and verify,
  * with .reloc moved or kept.
  */
-export type Extent = "all" | "move" | "keep";
+export type Scope = "all" | "move" | "keep";
 
 /**
  * Runs the scripts' pure functions on an image.
  * @throws Finding
  */
-export function judge(bytes: Uint8Array, extent: Extent): Outcome {
-  return guarded(bytes, () => judgeAll(bytes, extent));
+export function judge(bytes: Uint8Array, scope: Scope): Outcome {
+  return guarded(bytes, () => judgeAll(bytes, scope));
 }
 
 /**
@@ -86,13 +86,13 @@ function timed<T>(work: () => T): [T, milliseconds: number] {
   return [result, performance.now() - start];
 }
 
-function judgeAll(bytes: Uint8Array, extent: Extent): Outcome {
-  if (extent === "all") judgeReaders(bytes);
+function judgeAll(bytes: Uint8Array, scope: Scope): Outcome {
+  if (scope === "all") judgeReaders(bytes);
   const unsigned = attempt("stripSignature", () => onBytes(stripSignature)(bytes)) ?? bytes;
   const image = attempt("parseImage", () => parseImage(unsigned));
   if (image === undefined) return { steps: 0, verified: 0 };
   judgeRoundTrip(image, unsigned);
-  if (extent !== "all") return judgeChain(image, extent === "keep", false);
+  if (scope !== "all") return judgeChain(image, scope === "keep", false);
   let [steps, verified] = [judgeOutOfOrder(image), 0];
   for (const keep of [false, true]) {
     const chain = judgeChain(image, keep, true);

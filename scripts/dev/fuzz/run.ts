@@ -3,7 +3,7 @@
 
 import { corpus } from "./corpus.ts";
 import { mutate, target, type Target } from "./mutate.ts";
-import { Finding, judge, type Extent } from "./oracle.ts";
+import { Finding, judge, type Scope } from "./oracle.ts";
 import { Random } from "./random.ts";
 
 /** One image in so many is put through everything. */
@@ -48,26 +48,26 @@ export class Fuzzer {
   /** Makes and judges one image. @returns what is wrong, if anything */
   run(index: number, totals: Totals): Found | undefined {
     const { base, from, bytes } = this.image(index);
-    const extent = index % THOROUGH === 0 ? "all" : index % 2 === 0 ? "move" : "keep";
+    const scope = index % THOROUGH === 0 ? "all" : index % 2 === 0 ? "move" : "keep";
     totals.images++;
     try {
-      const { steps, verified } = judge(bytes, extent);
+      const { steps, verified } = judge(bytes, scope);
       totals.steps += steps;
       totals.verified += verified;
       return undefined;
     } catch (error) {
       if (!(error instanceof Finding)) throw error;
-      const smaller = minimize(bytes, from, error.kind, extent);
+      const smaller = minimize(bytes, from, error.kind, scope);
       return { index, base, kind: error.kind, message: error.message, bytes: smaller };
     }
   }
 }
 
 /** Takes changes back, one run of bytes after another, as long as the finding is of the same kind. */
-function minimize(bytes: Uint8Array, from: Uint8Array, kind: string, extent: Extent): Uint8Array {
+function minimize(bytes: Uint8Array, from: Uint8Array, kind: string, scope: Scope): Uint8Array {
   const stillFails = (candidate: Uint8Array): boolean => {
     try {
-      judge(candidate, extent);
+      judge(candidate, scope);
       return false;
     } catch (error) {
       return error instanceof Finding && error.kind === kind;
