@@ -21,9 +21,10 @@ import type { LoadSpan } from "./span.ts";
  */
 export function readyForLayout(input: Image, action: string, say: Say): { image: Image; span: LoadSpan } {
   requireMovable(input, action);
-  refuseLosses(input, failing(action));
   const image = sortSectionTable(repairStraySections(input, say, failing(action)));
-  return { image, span: loadSpan(image, action) };
+  const span = loadSpan(image, action);
+  refuseLosses(input, failing(action));
+  return { image, span };
 }
 
 /** Object-file leftovers that point into the file, and bytes that belong to nothing: moving on would lose them. */
