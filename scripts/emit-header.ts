@@ -7,7 +7,8 @@
 //   padding entries); NX_COMPAT where it is not true; the order of the section table; CheckSum.
 // Leaves: every other byte, at its place in the file.
 // Refuses: an image without Multiboot2 header, one that has addresses already (so running it twice is refused), no room
-//   behind the header, one that is not linear: align-sections comes first.
+//   behind the header, one that is not linear: align-sections comes first. And what the linker should have done
+//   otherwise, no step changes, and a loader that the result is for refuses: Subsystem, SectionAlignment, empty sections.
 // Order: the last step.
 //
 // Where the headers go. Multiboot2: over the old Multiboot1 header in .text, growing into the padding behind the old
@@ -20,7 +21,7 @@ import type { Say } from "./cli/cli.ts";
 import { failing } from "./cli/errors.ts";
 import type { Fail } from "./cli/errors.ts";
 import { hex, range } from "./cli/numbers.ts";
-import { isStrayDebug, roundUp, sectionAt, sectionEnd, sectionTableEnd } from "./pe/image.ts";
+import { hasFlags, isStrayDebug, roundUp, sectionAt, sectionEnd, sectionTableEnd } from "./pe/image.ts";
 import type { Image, Section } from "./pe/image.ts";
 import { requireMovable } from "./pe/movable.ts";
 import { sortSectionTable } from "./pe/serialize.ts";
@@ -56,6 +57,7 @@ const MB1_AREA_END = 8064;
 const MB1_FLAGS = mb.MB1_AOUT_KLUDGE | 3;
 /** Xen's headers ask for a load address on such a boundary, and its page tables need it. */
 const NEEDED_ALIGN = pe.SIZE_2M;
+const SUBSYSTEM_EFI_APPLICATION = 10;
 
 const fail: Fail = failing(ACTION);
 
@@ -67,6 +69,7 @@ export function emitHeader(image: Image, say: Say = silent): Image {
   requireMovable(image, ACTION);
   const span = loadSpan(image, ACTION);
   requireAligned(image, span);
+  requireBootable(image);
   const entry = entryAddress(image, span);
   const old = findOldHeaders(span);
   const header = fitHeader(old, span, entry, say);
@@ -87,6 +90,29 @@ function requireAligned(image: Image, span: LoadSpan): void {
   }
   const notLinear = whyNotLinear(image, span);
   if (notLinear !== undefined) fail(`the file is not linear: ${notLinear}; run align-sections first`);
+}
+
+/** What no step changes, and a loader that the result is for refuses. */
+function requireBootable({ optional, sections }: Image): void {
+  const { subsystem, sectionAlignment, sizeOfHeaders } = optional;
+  // GRUB's own PE loader takes no other (peimage.c:check_pe_header).
+  if (subsystem !== SUBSYSTEM_EFI_APPLICATION)
+    fail(`Subsystem is ${subsystem}, needed ${SUBSYSTEM_EFI_APPLICATION} (EFI application)`);
+  // Firmware aligns the image by it (xen/arch/x86/efi/efi-boot.h:efi_arch_load_addr_check).
+  if (sectionAlignment === 0 || sectionAlignment % NEEDED_ALIGN !== 0) {
+    const why = 'Xen stops with "Xen must be loaded at a 2Mb boundary"';
+    fail(`SectionAlignment is ${hex(sectionAlignment)}, needed a multiple of ${hex(NEEDED_ALIGN)}: ${why}`);
+  }
+  // shim, pe-relocate.c:get_section_vma: "has zero size", "has negative size", "is inside image headers".
+  const empty = sections.find(
+    (s) =>
+      s.header.virtualSize === 0 ||
+      (s.header.pointerToRawData < sizeOfHeaders && !hasFlags(s, pe.CNT_UNINITIALIZED_DATA)),
+  );
+  if (empty === undefined) return;
+  const { virtualSize, sizeOfRawData } = empty.header;
+  const what = `has VirtualSize ${hex(virtualSize)} and ${hex(sizeOfRawData)} bytes of raw data`;
+  fail(`section ${empty.name} ${what}, needed some of both: shim takes no image with such a section`);
 }
 
 /** The 32-bit entry point: the external symbol `start`, which is the first byte of .text in every Xen so far. */

@@ -4,7 +4,9 @@
 // repairs the code that refers to it.
 //
 // Changes: .reloc's VirtualAddress, VirtualSize and MEM_DISCARDABLE; data directory 5; the displacements of the `lea`
-//   pairs that compute __base_relocs_start and __base_relocs_end; the order of the section table; CheckSum.
+//   pairs that compute __base_relocs_start and __base_relocs_end; the order of the section table; CheckSum. COFF symbols
+//   of .reloc go along with it up to the table's end, which may be called __image_end__ as well (4.17). Those beyond name
+//   the end of the image, with which the section has nothing to do: their values count from its new place.
 //   With --keep only MEM_DISCARDABLE (and order, CheckSum).
 // Leaves: every other byte, at its place in the file.
 // Refuses: no room behind .init, a reference that cannot be told apart or would be left behind, a corrupt table.
@@ -23,7 +25,7 @@ import { byAddress, hasFlags, roundUp, sectionAt, sectionEnd, withHeader } from 
 import type { Image, Section } from "./pe/image.ts";
 import { requireMovable } from "./pe/movable.ts";
 import { sortSectionTable } from "./pe/serialize.ts";
-import { definedSymbols } from "./pe/symbols.ts";
+import { definedSymbols, movedSymbols } from "./pe/symbols.ts";
 import type { Symbol } from "./pe/symbols.ts";
 import { transformCommand } from "./pe/transform.ts";
 import { viewOf } from "./tables/fields.ts";
@@ -49,6 +51,8 @@ Next: align-sections.ts. Exit status: 0 done, 1 image unsuitable, 2 wrong usage.
 const ACTION = "move .reloc";
 /** A pair's two instructions begin at most so many bytes apart: wide enough for every known compiler, and narrow enough to tell pairs apart. */
 const PAIR_DISTANCE = 64;
+/** The eight bytes that shim compares; it looks into no string table (pe.c:handle_image). */
+const RELOC_NAME = ".reloc\0\0";
 
 const fail: Fail = failing(ACTION);
 
@@ -60,6 +64,7 @@ export function relocateReloc(image: Image, keep: boolean, say: Say = silent): I
   requireMovable(image, ACTION);
   const span = loadSpan(image, ACTION);
   const reloc = relocSection(image);
+  warnOfDoubles(image, say);
   const stays = keep || span.sections.includes(reloc);
   const done = stays && !hasFlags(reloc, pe.MEM_DISCARDABLE);
   if (!done && whyNotLinear(image, span) === undefined) {
@@ -98,7 +103,8 @@ function moveTable(image: Image, span: LoadSpan, reloc: Section, kept: Section, 
   const directories = image.directories.map((d, i) =>
     i === pe.DIRECTORY_BASE_RELOCATION ? { ...d, virtualAddress: target } : d,
   );
-  return { ...withSections(image, changed), directories };
+  const staying = movedSymbols(image.symbols, image.sections.indexOf(reloc) + 1, size, start - target);
+  return { ...withSections(image, changed), directories, symbols: staying };
 }
 
 function withSections(image: Image, changed: ReadonlyMap<Section, Section>): Image {
@@ -111,7 +117,11 @@ function relocSection(image: Image): Section {
   const [reloc, second] = image.sections.filter((s) => s.name === ".reloc");
   if (reloc === undefined)
     return fail(`there is no section .reloc, needed one at data directory 5's ${hex(virtualAddress)}`);
-  const { virtualAddress: start, characteristics } = reloc.header;
+  const { name, virtualAddress: start, characteristics } = reloc.header;
+  if (name !== RELOC_NAME) {
+    const needed = `needed "${printable(RELOC_NAME)}": shim compares the eight bytes`;
+    fail(`section .reloc has the name "${printable(name)}" in its header, ${needed}`);
+  }
   if (hasFlags(reloc, pe.CNT_UNINITIALIZED_DATA)) {
     const needed = "needed IMAGE_SCN_CNT_UNINITIALIZED_DATA (0x80) clear: loaders would zero it";
     fail(`section .reloc has flags ${hex(characteristics)}, ${needed}`);
@@ -126,6 +136,15 @@ function relocSection(image: Image): Section {
     fail(`section .reloc's data is at ${range(start, end)}, ${needed}`);
   }
   return reloc;
+}
+
+/** As Xen 4.11 and 4.12 have it when linked by binutils 2.40, whose relocations come on top of those of Xen's mkreloc. */
+function warnOfDoubles(image: Image, say: Say): void {
+  const seen = new Set<number>();
+  const doubles = baseRelocations(image).filter((r) => r.size !== 0 && seen.size === seen.add(r.target).size);
+  if (doubles.length === 0) return;
+  const what = `${doubles.length} base relocations come twice, the first for RVA ${hex(doubles[0]?.target ?? 0)}`;
+  say(`warning: ${what}: loaders add to what is there more than once, Xen takes that back once`);
 }
 
 /**

@@ -114,6 +114,14 @@ for (const keep of [false, true]) {
   }
 }
 
+good("an original whose base relocations come twice, and says so", () => {
+  const edits = `set directory.relocation.virtualAddress 0x20c000\nset directory.relocation.size 0x20
+    in .reloc\nclear\nblock 0x201000 10:0x000 10:0x008 3:0x010 0:0x000\nblock 0x201000 10:0x008 3:0x010 10:0x248 0:0x000`;
+  const report = accepts(sample(edits.replaceAll(/^ +/gm, "")), true).join("\n");
+  assert.match(report, /6 as in the original, 0 void; 2 come twice, in the original as well: loaders relocate twice/);
+  assert.not.match(accepts(tiny, true).join("\n"), /twice/);
+});
+
 for (const [what, edits] of [
   ["the last section below .bss is .init", "remove section .data.read_mostly\nremove section .data"],
   ["uninitialised sections lie below .bss", "section .hole rva=0x208800 vsize=0x100 flags=bss,read,write"],
@@ -792,6 +800,25 @@ bad("an original with a part of Xen behind .bss, where Multiboot does not load i
   for (const added of [behind(".initrd"), behind(".orphan", "local .orphan"), behind(".debug_x", "symbol something")])
     for (const keep of [false, true]) accepts(added, keep);
 });
+
+const PAD = "set optional.sizeOfImage 0x20f000\nsection .pad rva=0x20e000 vsize=0x10 flags=bss,read,write";
+for (const [what, spoil, pattern] of [
+  ["Subsystem is 3", (p) => p.set32(p.optional("subsystem"), 3), /Subsystem is 0x3, needed 0xa/],
+  ["SectionAlignment is a page", (p) => p.set32(p.optional("sectionAlignment"), 0x1000), /SectionAlignment is 0x1000/],
+  ["a section is empty", (p) => p.set32(p.section(".pad", "virtualSize"), 0), /\.pad is without data/],
+  ["a section lacks its data", (p) => p.set32(p.section(".pad", "characteristics"), 0x40000040), /\.pad is without/],
+  ["shim finds no .reloc", (p) => p.flip(p.section(".reloc", "name") + 7, 1), /shim finds no readable section \.reloc/],
+] as readonly Operation[])
+  bad(`a result that is as bad as the original: ${what}`, () => {
+    const original = sample(PAD);
+    const both = [original, result(original, false)].map((bytes) => {
+      const patient = new Patient(tiny, bytes);
+      spoil(patient);
+      patient.fixCheckSum();
+      return patient.bytes;
+    });
+    rejects(both[0] ?? tiny, both[1] ?? tiny, pattern);
+  });
 
 bad("at most 50 lines, and how many more", () => {
   const noise = moved.slice();

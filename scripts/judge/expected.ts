@@ -4,7 +4,7 @@
 
 import { ImageError } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
-import { readStructure, writeStructure } from "../tables/fields.ts";
+import { offsetOf, readStructure, writeStructure } from "../tables/fields.ts";
 import * as pe from "../tables/pe.ts";
 import { loadByFirmware, relocationTable } from "./loads.ts";
 import { bytesIn, memoryOf, readFixups, segmentAt } from "./memory.ts";
@@ -14,7 +14,7 @@ import type { HeaderChange, Span } from "./multiboot.ts";
 import { byAddress, directoryOf, hasFlags, roundUp, sectionEnd, tableEnd } from "./read.ts";
 import type { Pe, Section } from "./read.ts";
 import { refusePointers, referencePatches } from "./references.ts";
-import { definedSymbols, startSymbol } from "./symbols.ts";
+import { definedSymbols, recordsOf, startSymbol } from "./symbols.ts";
 
 /** Which steps a result has gone through since the original. */
 export interface Steps {
@@ -348,4 +348,19 @@ export function inNewPlaces(memory: Memory, sections: readonly ExpectedSection[]
 export function newSectionNumbers({ original, sections }: ExpectedFile): number[] {
   const numbers = new Map(sections.map(({ from }, i) => [from, i + 1]));
   return [0, ...original.sections.map((section) => numbers.get(section) ?? 0)];
+}
+
+/**
+ * Symbols that .reloc has beyond its table name something else, the end of the image say, and stay where they are when
+ * the section moves.
+ * @returns where in the COFF symbol table the value is, and what it has to be
+ */
+export function* newSymbolValues({ original, steps, reloc }: ExpectedFile): Generator<{ at: number; value: number }> {
+  if (steps.relocated !== "moved") return;
+  const number = original.sections.indexOf(reloc.from) + 1;
+  for (const record of recordsOf(original.symbols)) {
+    const { value, sectionNumber } = readStructure(pe.SYMBOL, original.symbols, record);
+    if (sectionNumber === number && value > reloc.header.virtualSize)
+      yield { at: record + offsetOf(pe.SYMBOL, "value"), value: value + reloc.before - reloc.header.virtualAddress };
+  }
 }

@@ -9,12 +9,12 @@ import * as pe from "../tables/pe.ts";
 import { hashedRanges } from "./authenticode.ts";
 import type { FileRange } from "./authenticode.ts";
 import { checkSum } from "./checksum.ts";
-import { newSectionNumbers } from "./expected.ts";
+import { newSectionNumbers, newSymbolValues } from "./expected.ts";
 import type { ExpectedFile, ExpectedSection } from "./expected.ts";
 import type { Findings } from "./findings.ts";
 import { isZero } from "./memory.ts";
 import { MULTIBOOT1_ROOM, multiboot1Header, multiboot1Place } from "./multiboot.ts";
-import { directoryOf, optionalAt, sectionEnd, tableEnd } from "./read.ts";
+import { directoryOf, hasFlags, optionalAt, sectionEnd, tableEnd } from "./read.ts";
 import type { Pe, Section } from "./read.ts";
 import { sectionNumbers } from "./symbols.ts";
 
@@ -69,6 +69,7 @@ export function checkFile(expected: ExpectedFile, result: Pe, pairs: readonly Pa
     findings.same(`the size in data directory ${i}`, found.size, size);
   });
   checkSectionTable(result, pairs, findings);
+  checkBootable(result, findings);
   checkSymbols(expected, result, findings);
   const { rawEnd, size } = expected;
   findings.same("the length of the file", result.bytes.length, size);
@@ -119,6 +120,23 @@ function checkSectionTable({ sections, optional, bytes }: Pe, pairs: readonly Pa
   for (const { needed, found } of pairs) sameFields(`section ${needed.name}'s`, found.header, needed.header, findings);
 }
 
+/**
+ * What no step changes and somebody refuses all the same: shim an empty section (pe-relocate.c:get_section_vma), Xen a
+ * place off 2 MiB (efi-boot.h:efi_arch_load_addr_check), GRUB another subsystem (peimage.c).
+ */
+function checkBootable({ optional, sections }: Pe, findings: Findings): void {
+  const { subsystem, sectionAlignment, sizeOfHeaders } = optional;
+  findings.same("Subsystem", subsystem, 10);
+  if (sectionAlignment === 0 || sectionAlignment % pe.SIZE_2M !== 0)
+    findings.add("SectionAlignment", hex(sectionAlignment), "a multiple of 0x200000: Xen stops elsewhere");
+  for (const section of sections) {
+    const { virtualSize, pointerToRawData } = section.header;
+    const isInHeaders = pointerToRawData < sizeOfHeaders && !hasFlags(section, pe.CNT_UNINITIALIZED_DATA);
+    if (virtualSize === 0 || isInHeaders)
+      findings.add(`section ${section.name}`, "without data", "some: shim takes no image with such a section");
+  }
+}
+
 /** Symbols are the original's, each in the same section, whose number may be another. */
 function checkSymbols(expected: ExpectedFile, result: Pe, findings: Findings): void {
   const { original } = expected;
@@ -129,6 +147,7 @@ function checkSymbols(expected: ExpectedFile, result: Pe, findings: Findings): v
   const view = viewOf(needed);
   for (const symbol of sectionNumbers(original.symbols))
     view.setUint16(symbol.at, numbers[symbol.number] ?? symbol.number, true);
+  for (const { at: valueAt, value } of newSymbolValues(expected)) view.setUint32(valueAt, value, true);
   if (Buffer.compare(needed, result.symbols) === 0) return;
   const found = viewOf(result.symbols);
   const name = (n: number): string => `section ${n} (${result.sections[n - 1]?.name ?? "none"})`;

@@ -181,7 +181,10 @@ export function checkFixups({ file: { span }, needed, fixups: found, findings }:
   });
   const kept = needed.fixups.filter((fixup) => fixup.width !== 0 && !inHeader(fixup)).length;
   const voided = needed.fixups.filter(inHeader).length;
-  return `base relocations: ${kept} as in the original, ${voided} void`;
+  const targets = new Set(needed.fixups.filter(({ width }) => width !== 0).map(({ target }) => target));
+  const doubles = kept + voided - targets.size;
+  const twice = doubles === 0 ? "" : `; ${doubles} come twice, in the original as well: loaders relocate twice`;
+  return `base relocations: ${kept} as in the original, ${voided} void${twice}`;
 }
 
 // ---- shim

@@ -69,9 +69,12 @@ export function loadByShim(image: Pe): { memory: Memory; table: Uint8Array } {
   return { memory: memoryOf([headerSegment(image), ...segments]), table: shimTable(image) };
 }
 
+/** shim compares the header's eight bytes, and does not know the string table. */
+const RELOC_NAME = ".reloc\0\0";
+
 function shimTable(image: Pe): Uint8Array {
   const directory = directoryOf(image, DIRECTORY_BASE_RELOCATION);
-  const [section, second] = image.sections.filter((s) => s.name === ".reloc" && hasFlags(s, MEM_READ));
+  const [section, second] = image.sections.filter((s) => s.header.name === RELOC_NAME && hasFlags(s, MEM_READ));
   if (directory.size === 0 || section === undefined)
     return fail("shim finds no readable section .reloc and relocates nothing");
   if (second !== undefined) fail("shim finds two sections .reloc and refuses the image");

@@ -64,6 +64,21 @@ export function renumbered(symbols: Uint8Array, numbers: readonly number[]): Uin
   return copy;
 }
 
+/**
+ * The symbol table with more added to the values of one section's symbols, if they are above a limit.
+ * @param section the section's number, from 1
+ */
+export function movedSymbols(symbols: Uint8Array, section: number, above: number, distance: number): Uint8Array {
+  const copy = symbols.slice();
+  const view = viewOf(copy);
+  for (const at of recordOffsets(copy)) {
+    const value = view.getUint32(at + VALUE_AT, true);
+    if (view.getUint16(at + SECTION_NUMBER_AT, true) !== section || value <= above) continue;
+    view.setUint32(at + VALUE_AT, value + distance, true);
+  }
+  return copy;
+}
+
 /** A string of the COFF string table; undefined when the offset is not inside it or nothing ends the string. */
 export function stringAt(strings: Uint8Array, offset: number): string | undefined {
   if (offset < 4 || offset >= strings.length) return undefined;

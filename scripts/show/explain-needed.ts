@@ -5,7 +5,7 @@
 import { ImageError } from "../cli/errors.ts";
 import { hex, printable } from "../cli/numbers.ts";
 import { checkSum } from "../judge/checksum.ts";
-import { expectedFile, expectedMemory, newSectionNumbers } from "../judge/expected.ts";
+import { expectedFile, expectedMemory, newSectionNumbers, newSymbolValues } from "../judge/expected.ts";
 import type { ExpectedFile, ExpectedMemory, Steps } from "../judge/expected.ts";
 import { spelled } from "../judge/file.ts";
 import { MULTIBOOT2, findHeader, tagsOfHeader, tagName } from "../judge/loads.ts";
@@ -171,6 +171,13 @@ function renumberSymbols(file: ExpectedFile, account: Account): void {
     const now = numbers[number] ?? number;
     if (now !== number) account.writeNumber(coff.pointerToSymbolTable + at, 2, now, subject(now), String);
   }
+  const beyond = {
+    owner: "COFF symbols",
+    what: "Value of one that names what is behind .reloc",
+    why: "beyond",
+  } as const;
+  for (const { at, value } of newSymbolValues(file))
+    account.writeNumber(coff.pointerToSymbolTable + at, 4, value, beyond);
 }
 
 // ---- in the sections

@@ -26,6 +26,10 @@ export const WHY = {
     step: "relocate-reloc",
     text: "Xen computes the table's bounds by these instructions; everything else that refers to the same address means _end, and stays.",
   },
+  beyond: {
+    step: "relocate-reloc",
+    text: "A symbol of .reloc that is beyond its table names the end of the image (__image_end__), and keeps its address.",
+  },
   order: {
     step: "every step",
     text: "The section table is in RVA order, on which signers and loaders that copy raw padding rely; symbols name their section by its place in it.",
