@@ -5,7 +5,10 @@
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { hex } from "../../cli/numbers.ts";
-import { readPe, type Pe } from "../../judge/read.ts";
+import { MULTIBOOT1, MULTIBOOT2, findHeader, tagName, tagsOfHeader } from "../../judge/loads.ts";
+import { optionalAt, readPe, sectionAt, type Pe } from "../../judge/read.ts";
+import { recordsOf } from "../../judge/symbols.ts";
+import { entriesOf, walkRelocations } from "../../loaders/relocation-table.ts";
 import { readStructure, viewOf } from "../../tables/fields.ts";
 import * as mb from "../../tables/multiboot.ts";
 import * as pe from "../../tables/pe.ts";
@@ -16,6 +19,8 @@ type Values = Readonly<Record<string, number | bigint | string>>;
 
 /** What one image says of itself. */
 export interface Facts extends Omit<Pe, "sections" | "symbols"> {
+  /** As it was read. */
+  readonly image: Pe;
   readonly optionalAt: number;
   /** Header fields, with `name` resolved and the eight raw characters as `rawName`. */
   readonly sections: readonly (pe.SectionHeader & { readonly rawName: string })[];
@@ -27,16 +32,14 @@ export function readFacts(bytes: Uint8Array): Facts {
   const image = readPe(bytes);
   const upToNul = (name: string): string => name.replace(/\0.*/s, "");
   const sections = image.sections.map(({ name, header }) => ({ ...header, name, rawName: upToNul(header.name) }));
-  const symbols: Values[] = [];
   const strings = Buffer.from(image.strings);
-  for (let at = 0; at < image.symbols.length;) {
+  const symbols = [...recordsOf(image.symbols)].map((at) => {
     const symbol = readStructure(pe.SYMBOL, image.symbols, at);
     const long = symbol.name.startsWith("\0\0\0\0") ? viewOf(image.symbols).getUint32(at + 4, true) : undefined;
     const name = long === undefined ? upToNul(symbol.name) : strings.toString("latin1", long, strings.indexOf(0, long));
-    symbols.push({ ...symbol, name });
-    at += pe.SYMBOL.size * (1 + symbol.numberOfAuxSymbols);
-  }
-  return { ...image, optionalAt: image.lfanew + pe.SIGNATURE_SIZE + pe.COFF_HEADER.size, sections, symbols };
+    return { ...symbol, name };
+  });
+  return { ...image, image, optionalAt: optionalAt(image), sections, symbols };
 }
 
 /** What every output of a step must be, whatever the case is about. @returns what is wrong */
@@ -110,11 +113,11 @@ function pick(list: readonly Values[], name: string): Values | undefined {
 }
 
 /** Through [VirtualAddress, VirtualAddress + VirtualSize), as DESIGN.md has it. */
-function fileOffset({ sections }: Facts, rva: number): number {
-  const section = sections.find((s) => rva >= s.virtualAddress && rva < s.virtualAddress + s.virtualSize);
-  const offset = rva - (section?.virtualAddress ?? 0);
-  if (section === undefined || offset >= section.sizeOfRawData) throw new Error(`RVA ${hex(rva)} is not in the file`);
-  return section.pointerToRawData + offset;
+function fileOffset({ image }: Facts, rva: number): number {
+  const header = sectionAt(image, rva)?.header;
+  const offset = rva - (header?.virtualAddress ?? 0);
+  if (header === undefined || offset >= header.sizeOfRawData) throw new Error(`RVA ${hex(rva)} is not in the file`);
+  return header.pointerToRawData + offset;
 }
 
 /** "0x100": as many bytes as are expected. "0x100..0x180": all of them, shortened to one pattern where they repeat the expected one. */
@@ -128,20 +131,9 @@ function bytesFact(bytes: Uint8Array, argument: string, shift: number, expected:
 }
 
 /** "type:rva" of every entry, padding included. */
-function relocations(facts: Facts): string[] {
-  const { virtualAddress = 0, size = 0 } = facts.directories[pe.DIRECTORY_BASE_RELOCATION] ?? {};
-  const at = fileOffset(facts, virtualAddress);
-  const view = viewOf(facts.bytes);
-  const out: string[] = [];
-  for (let block = at; block < at + size;) {
-    const [page, length] = [view.getUint32(block, true), view.getUint32(block + 4, true)];
-    for (let i = block + 8; i < block + length; i += 2) {
-      const entry = view.getUint16(i, true);
-      out.push(`${entry >>> 12}:${hex(page + (entry & 0xfff))}`);
-    }
-    block += Math.max(length, 8);
-  }
-  return out;
+function relocations({ image }: Facts): string[] {
+  const entries = walkRelocations(image).blocks.flatMap((block) => [...entriesOf(block)]);
+  return entries.map(({ type, target }) => `${type}:${hex(target)}`);
 }
 
 function debugEntry(facts: Facts, index: number): Values {
@@ -152,31 +144,18 @@ function debugEntry(facts: Facts, index: number): Values {
 
 /** `mb1.offset`, `mb1.FIELD`, `mb2.offset`, `mb2.length`, `mb2.tags`, `mb2.address.FIELD`, `mb2.entry_address.entryAddr`. */
 function multiboot(bytes: Uint8Array, group: string, name: string, last: string): string | number | bigint {
-  const view = viewOf(bytes);
-  const [magic, align, limit, words] = group === "mb1" ? [mb.MB1_MAGIC, 4, 8192, 3] : [mb.MB2_MAGIC, 8, 32768, 4];
-  let at = 0;
-  for (; ; at += align) {
-    if (at + 4 * words > Math.min(limit, bytes.length)) throw new Error(`no ${group} header`);
-    let sum = 0;
-    for (let i = 0; i < words; i++) sum += view.getUint32(at + 4 * i, true);
-    if (view.getUint32(at, true) === magic && sum % 2 ** 32 === 0) break;
-  }
+  const at = findHeader(bytes, group === "mb1" ? MULTIBOOT1 : MULTIBOOT2);
+  if (at < 0) throw new Error(`no ${group} header`);
   if (name === "offset") return at;
   if (group === "mb1") return (readStructure(mb.MB1_ADDRESS_HEADER, bytes, at) as Values)[last] ?? `no field ${last}`;
-  const length = view.getUint32(at + 8, true);
-  if (name === "length") return length;
-  const tags: string[] = [];
-  for (let tag = at + 16; tag < at + length; tag += Math.ceil(Math.max(view.getUint32(tag + 4, true), 8) / 8) * 8) {
-    const [type, flags] = [view.getUint16(tag, true), view.getUint16(tag + 2, true)];
-    const tagName = (mb.MB2_TAG_NAMES[type] ?? String(type)).toLowerCase();
-    if (tagName === name) {
-      const fields: Values =
-        type === 2
-          ? readStructure(mb.MB2_ADDRESS_TAG, bytes, tag)
-          : readStructure(mb.MB2_ENTRY_ADDRESS_TAG, bytes, tag);
-      return fields[last] ?? `no field ${last}`;
-    }
-    tags.push(tagName + (flags === 0 ? "" : "?"));
-  }
-  return name === "tags" ? tags.join(" ") : `no tag ${name}`;
+  if (name === "length") return readStructure(mb.MB2_HEADER, bytes, at).headerLength;
+  const tags = tagsOfHeader(bytes, at).map((tag) => ({ ...tag, name: tagName(tag.type).toLowerCase() }));
+  if (name === "tags") return [...tags.map((tag) => tag.name + (tag.flags === 0 ? "" : "?")), "end"].join(" ");
+  const tag = tags.find((candidate) => candidate.name === name);
+  if (tag === undefined) return `no tag ${name}`;
+  const fields: Values =
+    name === "address"
+      ? readStructure(mb.MB2_ADDRESS_TAG, tag.bytes, 0)
+      : readStructure(mb.MB2_ENTRY_ADDRESS_TAG, tag.bytes, 0);
+  return fields[last] ?? `no field ${last}`;
 }

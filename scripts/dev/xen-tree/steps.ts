@@ -27,42 +27,32 @@ export interface Case {
   readonly split: boolean;
 }
 
-const BOOKWORM = { release: "4.17", suites: ["bookworm"], split: false } as const;
-const TRIXIE = { release: "4.20", suites: ["trixie", "sid"], split: false } as const;
+function caseOf(
+  release: Case["release"],
+  kind: "gcc" | "clang" | "split",
+  where: "in the tree" | "O=",
+  says: string,
+): Case {
+  const suites = release === "4.17" ? ["bookworm"] : ["trixie", "sid"];
+  const compiler = kind === "clang" ? "clang" : "gcc";
+  return {
+    name: `${release}-${kind}`,
+    says,
+    release,
+    suites,
+    compiler,
+    outOfTree: where === "O=",
+    split: kind === "split",
+  };
+}
 
 export const CASES: readonly Case[] = [
-  { name: "4.17-gcc", says: "bookworm's Xen, in the source tree", ...BOOKWORM, compiler: "gcc", outOfTree: false },
-  {
-    name: "4.17-clang",
-    says: "the same with clang, out of tree (O=)",
-    ...BOOKWORM,
-    compiler: "clang",
-    outOfTree: true,
-  },
-  {
-    ...BOOKWORM,
-    name: "4.17-split",
-    says: "the same as upstream will have it: .init split, no Multiboot code in xen.efi",
-    compiler: "gcc",
-    outOfTree: true,
-    split: true,
-  },
-  { name: "4.20-gcc", says: "trixie's Xen, out of tree (O=)", ...TRIXIE, compiler: "gcc", outOfTree: true },
-  {
-    name: "4.20-clang",
-    says: "the same with clang, in the source tree",
-    ...TRIXIE,
-    compiler: "clang",
-    outOfTree: false,
-  },
-  {
-    ...TRIXIE,
-    name: "4.20-split",
-    says: "the same as upstream will have it",
-    compiler: "gcc",
-    outOfTree: true,
-    split: true,
-  },
+  caseOf("4.17", "gcc", "in the tree", "bookworm's Xen, in the source tree"),
+  caseOf("4.17", "clang", "O=", "the same with clang, out of tree (O=)"),
+  caseOf("4.17", "split", "O=", "the same as upstream will have it: .init split, no Multiboot code in xen.efi"),
+  caseOf("4.20", "gcc", "O=", "trixie's Xen, out of tree (O=)"),
+  caseOf("4.20", "clang", "in the tree", "the same with clang, in the source tree"),
+  caseOf("4.20", "split", "O=", "the same as upstream will have it"),
 ];
 
 /** Why a step cannot be done here; the next ones can. */
