@@ -6,17 +6,15 @@
 //   const efi = await readPackageFile(deb, "usr/lib/grub/x86_64-efi/monolithic/grubx64.efi");
 //
 // The mirror is the one in the machine's own apt sources, so that no host name is written down here and a local or a
-// dated mirror is honoured. Sources, state and cache lie in a directory of their own that goes when the process ends;
+// dated mirror is honoured. Sources, state and cache lie in directories of their own that go when the process ends;
 // root is not needed. Signatures are always checked. Whatever cannot be had throws an AptError of one line.
 
 import type { Buffer } from "node:buffer";
-import { execFile } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import * as fs from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import process from "node:process";
 import { FileError, ImageError } from "../cli/errors.ts";
+import { capture, inFolder, newFolder, type Finished } from "./process.ts";
 
 /** A package that cannot be had here, for the reason that `message` gives. */
 export class AptError extends ImageError {
@@ -74,21 +72,19 @@ function aptName({ package: name, version }: PackageWanted): string {
   return version === undefined ? name : `${name}=${version}`;
 }
 
-async function downloadFrom(
+function downloadFrom(
   configuration: string,
   kind: Kind,
   wanted: PackageWanted,
   destinationDir: string,
 ): Promise<string> {
-  await mkdir(destinationDir, { recursive: true });
   // apt-get names the file itself, and in the current directory: an empty one tells which it was.
-  const empty = await mkdtemp(join(destinationDir, ".apt-"));
-  try {
+  return inFolder(join(destinationDir, ".apt-"), async (empty) => {
     const command = kind === "deb" ? ["download"] : ["source", "--download-only", "--tar-only"];
     const done = await run("apt-get", ["-c", configuration, "-q", ...command, aptName(wanted)], empty);
-    const file = (await readdir(empty)).find((name) => /\.deb$|\.orig\.tar\.\w+$/.test(name));
+    const file = fs.readdirSync(empty).find((name) => /\.deb$|\.orig\.tar\.\w+$/.test(name));
     if (done.status === 0 && file !== undefined) {
-      await rename(join(empty, file), join(destinationDir, file));
+      fs.renameSync(join(empty, file), join(destinationDir, file));
       return join(destinationDir, file);
     }
     const versions = await versionsIn(configuration, wanted.package);
@@ -97,9 +93,7 @@ async function downloadFrom(
       throw new AptError(`has only version ${versions.join(", ")}`);
     }
     throw new AptError(errorLine(done));
-  } finally {
-    await rm(empty, { recursive: true, force: true });
-  }
+  });
 }
 
 async function versionsIn(configuration: string, packageName: string): Promise<string[]> {
@@ -125,7 +119,7 @@ async function prepareSuite(kind: Kind, suite: string): Promise<string> {
   if (bases.length === 0) throw new AptError("this machine's apt sources name no Debian archive that could hold it");
   const failures = new Set<string>();
   for (const base of bases) {
-    const configuration = await writeConfiguration(await scratchDirectory(suite), kind, base, suite);
+    const configuration = writeConfiguration(scratchFolder(suite), kind, base, suite);
     const update = await run("apt-get", ["-c", configuration, "-q", "update"]);
     if (update.status === 0) return configuration;
     failures.add(updateFailure(update));
@@ -169,20 +163,20 @@ function isSecurity(suite: string): boolean {
   return suite.endsWith("-security");
 }
 
-async function writeConfiguration(directory: string, kind: Kind, base: string, suite: string): Promise<string> {
-  const keyring = KEYRINGS.find((path) => existsSync(path));
+function writeConfiguration(directory: string, kind: Kind, base: string, suite: string): string {
+  const keyring = KEYRINGS.find((path) => fs.existsSync(path));
   // Without Debian's keyring apt takes the keys that the machine trusts in general; unsigned is refused either way.
   const signedBy = keyring === undefined ? "" : ` signed-by=${keyring}`;
   // target=: where apt-file, appstream and their like are installed, each update would fetch their indexes too.
   const options = kind === "deb" ? "arch=amd64 target=Packages" : "target=Sources";
-  await writeFile(join(directory, "sources.list"), `${kind} [${options}${signedBy}] ${base} ${suite} main\n`);
-  await writeFile(join(directory, "status"), "");
-  await mkdir(join(directory, "lists", "partial"), { recursive: true });
-  await mkdir(join(directory, "cache", "archives", "partial"), { recursive: true });
+  fs.writeFileSync(join(directory, "sources.list"), `${kind} [${options}${signedBy}] ${base} ${suite} main\n`);
+  fs.writeFileSync(join(directory, "status"), "");
+  fs.mkdirSync(join(directory, "lists", "partial"), { recursive: true });
+  fs.mkdirSync(join(directory, "cache", "archives", "partial"), { recursive: true });
   const configuration = join(directory, "apt.conf");
   // For -c, which is read last: the machine's proxy, credentials and date checks stay in force; what would touch the
   // machine (its hooks and its state) or choose for it (its pins) does not.
-  await writeFile(
+  fs.writeFileSync(
     configuration,
     `#clear APT::Architectures;
 #clear APT::Update::Pre-Invoke;
@@ -227,14 +221,14 @@ function updateFailure(update: Finished): string {
  * @throws FileError when the .deb is damaged or has no such file
  */
 export async function readPackageFile(deb: string, path: string): Promise<Buffer> {
-  const directory = await scratchDirectory("deb");
+  const directory = scratchFolder("deb");
   try {
     await unpackPackage(deb, directory);
     const file = join(directory, path);
-    if (!existsSync(file)) throw new FileError(deb, `Cannot unpack ${path}: the package has no such file`);
-    return await readFile(file);
+    if (!fs.existsSync(file)) throw new FileError(deb, `Cannot unpack ${path}: the package has no such file`);
+    return fs.readFileSync(file);
   } finally {
-    await rm(directory, { recursive: true, force: true });
+    fs.rmSync(directory, { recursive: true, force: true });
   }
 }
 
@@ -243,7 +237,7 @@ export async function readPackageFile(deb: string, path: string): Promise<Buffer
  * @throws FileError when the .deb is damaged
  */
 export async function unpackPackage(deb: string, directory: string): Promise<void> {
-  await mkdir(directory, { recursive: true });
+  fs.mkdirSync(directory, { recursive: true });
   const unpacked = await run("dpkg-deb", ["-x", resolve(deb), directory]);
   if (unpacked.status === 0) return;
   const reason = errorLine(unpacked)
@@ -252,40 +246,25 @@ export async function unpackPackage(deb: string, directory: string): Promise<voi
   throw new FileError(deb, `Cannot unpack: ${reason}`);
 }
 
-let scratchRoot: string | undefined;
-
-/** A new empty directory that is removed when the process ends, if it was not before. */
-export async function scratchDirectory(name: string): Promise<string> {
+/** A new empty folder that is removed when the process ends. */
+export function scratchFolder(name: string): string {
   try {
-    if (scratchRoot === undefined) {
-      const created = mkdtempSync(join(tmpdir(), "xen-mb-efi-"));
-      process.once("exit", () => rmSync(created, { recursive: true, force: true }));
-      scratchRoot = created;
-    }
-    return await mkdtemp(join(scratchRoot, `${name}-`));
+    return newFolder(join(tmpdir(), `xen-mb-efi-${name}-`));
   } catch (error) {
     if (!isSystemError(error)) throw error;
     throw new AptError(`Cannot create a temporary directory: ${error.message}`);
   }
 }
 
-interface Finished {
-  readonly status: number;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-function run(command: string, args: readonly string[], cwd?: string): Promise<Finished> {
-  return new Promise((settle, fail) => {
-    const options = { cwd, env: { ...process.env, LC_ALL: "C" }, maxBuffer: 64 * 1024 * 1024 };
-    execFile(command, args, options, (error, stdout, stderr) => {
-      if (error === null) settle({ status: 0, stdout, stderr });
-      else if (typeof error.code === "number") settle({ status: error.code, stdout, stderr });
-      else if (isSystemError(error) && error.code === "ENOENT") {
-        fail(new NoDebianError(`Cannot run ${command}: not installed, as on systems other than Debian`));
-      } else fail(new AptError(`Cannot run ${command}: ${error.signal ?? error.message}`));
-    });
-  });
+async function run(command: string, args: readonly string[], cwd?: string): Promise<Finished> {
+  try {
+    return await capture(command, args, { cwd });
+  } catch (error) {
+    const { code, signal, message } = error as NodeJS.ErrnoException & { signal?: string };
+    if (code === "ENOENT")
+      throw new NoDebianError(`Cannot run ${command}: not installed, as on systems other than Debian`);
+    throw new AptError(`Cannot run ${command}: ${signal ?? message}`);
+  }
 }
 
 /** apt's own words for what went wrong, without its "E: ". */

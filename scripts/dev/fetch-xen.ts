@@ -10,7 +10,7 @@ import { dirname, join } from "node:path";
 import process from "node:process";
 import { readInput, realIo, runIfMain, showProgress, writeOutput, type Command, type Io } from "../cli/cli.ts";
 import { FileError, ImageError, UsageError } from "../cli/errors.ts";
-import { AptError, downloadPackage, readPackageFile, scratchDirectory, type PackageWanted } from "./apt.ts";
+import { AptError, downloadPackage, readPackageFile, scratchFolder, type PackageWanted } from "./apt.ts";
 import { knownBuilds, type KnownBuild } from "./known-builds.ts";
 import { TOP as checkout } from "./places.ts";
 
@@ -107,7 +107,7 @@ async function findPackage(build: KnownBuild, sources: Sources): Promise<{ deb: 
     const name = readDirectory(sources.debs).find((file) => isPackageFile(file, build));
     if (name !== undefined) return { deb: join(sources.debs, name), origin: join(sources.debs, name) };
   }
-  const deb = await sources.download(build, await scratchDirectory("xen"));
+  const deb = await sources.download(build, scratchFolder("xen"));
   return { deb, origin: "the archive" };
 }
 

@@ -10,10 +10,10 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import process from "node:process";
 import { setTimeout } from "node:timers/promises";
+import { watched } from "../process.ts";
 import { option } from "./media.ts";
 import type { Load } from "./given.ts";
 import type { BootPath } from "./paths.ts";
-import { watched } from "./run.ts";
 import { TOOLS } from "./tools.ts";
 import { Judge, plainText, type End, type Goal, type Outcome } from "./verdict.ts";
 

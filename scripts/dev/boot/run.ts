@@ -1,40 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //
-// Whatever the boot tests start or write: nothing outlives this process, however it ends.
+// The tools and scripts that the boot tests run.
 
-import { execFile, type ChildProcess } from "node:child_process";
-import * as fs from "node:fs";
 import * as path from "node:path";
 import process from "node:process";
 import { ImageError } from "../../cli/errors.ts";
 import { SCRIPTS } from "../places.ts";
+import { capture, inFolder } from "../process.ts";
 import { searchPath } from "./tools.ts";
 
-const children = new Set<ChildProcess>();
-const folders = new Set<string>();
-
-process.on("exit", () => {
-  for (const child of children) child.kill("SIGKILL");
-  for (const folder of folders) fs.rmSync(folder, { recursive: true, force: true });
-});
-
-/** Has the process killed when this one ends. */
-export function watched(child: ChildProcess): ChildProcess {
-  children.add(child);
-  return child.on("close", () => children.delete(child));
-}
-
 /** Gives `use` a work folder, which is gone afterwards. */
-export async function inWorkFolder<T>(parent: string, use: (work: string) => Promise<T>): Promise<T> {
-  fs.mkdirSync(parent, { recursive: true });
-  const work = fs.mkdtempSync(path.join(parent, "work-"));
-  folders.add(work);
-  try {
-    return await use(work);
-  } finally {
-    fs.rmSync(work, { recursive: true, force: true });
-    folders.delete(work);
-  }
+export function inWorkFolder<T>(parent: string, use: (work: string) => Promise<T>): Promise<T> {
+  return inFolder(path.join(parent, "work-"), use);
 }
 
 /**
@@ -42,17 +19,17 @@ export async function inWorkFolder<T>(parent: string, use: (work: string) => Pro
  * @returns what it said on standard error
  * @throws ImageError with what it said, when it fails
  */
-export function run(work: string, command: string, args: readonly string[]): Promise<string> {
-  const env = { ...process.env, PATH: searchPath().join(path.delimiter), LC_ALL: "C", TMPDIR: path.resolve(work) };
-  return new Promise((settle, fail) => {
-    const child = execFile(command, args, { env, maxBuffer: 1 << 26 }, (error, stdout, stderr) => {
-      if (error === null) return settle(stderr);
-      const lines = `${stdout}${stderr}`.trim().split("\n");
-      const said = lines.find((line) => /Cannot|Error/.test(line)) || lines.at(-1) || error.message;
-      fail(new ImageError(`Cannot run ${path.basename(command)}: ${said}`));
-    });
-    watched(child);
-  });
+export async function run(work: string, command: string, args: readonly string[]): Promise<string> {
+  const cannot = (why: string): never => {
+    throw new ImageError(`Cannot run ${path.basename(command)}: ${why}`);
+  };
+  const env = { PATH: searchPath().join(path.delimiter), TMPDIR: path.resolve(work) };
+  const { status, stdout, stderr } = await capture(command, args, { env }).catch((error: Error) =>
+    cannot(error.message),
+  );
+  if (status === 0) return stderr;
+  const lines = `${stdout}${stderr}`.trim().split("\n");
+  return cannot(lines.find((line) => /Cannot|Error/.test(line)) || lines.at(-1) || `exit status ${status}`);
 }
 
 /** Runs a script of the project as {@link run} does, by whatever runs this one (tsx or node's own type stripping). */

@@ -4,11 +4,12 @@
 // what belongs to another suite, or should not be installed (another GRUB's modules, dom0's kernel), is in FOREIGN:
 // downloaded, unpacked under build/boot-tools/ and kept there.
 
-import { execFileSync, spawnSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import process from "node:process";
 import { AptError, downloadPackage, unpackPackage } from "../apt.ts";
+import { capture, inFolder } from "../process.ts";
 
 interface Tool {
   readonly package: string;
@@ -115,14 +116,12 @@ async function findOrFetch(name: ForeignName): Promise<string> {
   return path.join(folder, found);
 }
 
-async function fetchForeign(name: ForeignName, folder: string): Promise<void> {
-  fs.mkdirSync(FOREIGN_FOLDER, { recursive: true });
-  const temporary = fs.mkdtempSync(path.join(FOREIGN_FOLDER, ".new-"));
-  try {
+function fetchForeign(name: ForeignName, folder: string): Promise<void> {
+  return inFolder(path.join(FOREIGN_FOLDER, ".new-"), async (temporary) => {
     let deb = await downloadPackage(FOREIGN[name], temporary);
     if (FOREIGN[name].package === "linux-image-amd64") {
-      const depends = execFileSync("dpkg-deb", ["-f", deb, "Depends"], { encoding: "utf8" });
-      const image = /linux-image-[\w.+-]+/.exec(depends)?.[0] ?? "";
+      const { stdout } = await capture("dpkg-deb", ["-f", deb, "Depends"]);
+      const image = /linux-image-[\w.+-]+/.exec(stdout)?.[0] ?? "";
       deb = await downloadPackage({ ...FOREIGN[name], package: image }, temporary);
     }
     const unpacked = path.join(temporary, "unpacked");
@@ -131,9 +130,7 @@ async function fetchForeign(name: ForeignName, folder: string): Promise<void> {
     const [packageName, version] = path.basename(deb).split("_");
     fs.writeFileSync(path.join(unpacked, "VERSION"), `${packageName} ${version}\n`);
     fs.renameSync(unpacked, folder);
-  } finally {
-    fs.rmSync(temporary, { recursive: true, force: true });
-  }
+  });
 }
 
 /** The packages behind a table, with their versions, as far as they are there. */
