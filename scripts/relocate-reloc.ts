@@ -33,7 +33,7 @@ import * as pe from "./tables/pe.ts";
 import { LEA_DISPLACEMENT_AT, leaReferences } from "./xen/references.ts";
 import type { LeaReference } from "./xen/references.ts";
 import { baseRelocations, relocationDirectory } from "./xen/relocations.ts";
-import { initSections, loadSpan, whyNotLinear } from "./xen/span.ts";
+import { loadSpan, whyNotLinear } from "./xen/span.ts";
 import type { LoadSpan } from "./xen/span.ts";
 
 const USAGE = `Usage: relocate-reloc.ts IN OUT [--keep] [--strip-signature]
@@ -162,6 +162,14 @@ function refuseSectionsBetween(image: Image, span: LoadSpan, table: Table): void
   if (between === undefined) return;
   const where = range(between.header.virtualAddress, sectionEnd(between));
   fail(`section ${between.name} at ${where} lies between .bss and .reloc, needed .bss to be Xen's last section`);
+}
+
+/**
+ * The sections .init and .init.…, in RVA order: one today; an upstream series splits it in two.
+ * Xen frees the memory up to __init_end, the start of the section that follows the last of them.
+ */
+function initSections(image: Image): Section[] {
+  return byAddress(image.sections).filter((s) => /^\.init(\.|$)/.test(s.name));
 }
 
 /**

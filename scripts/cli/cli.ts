@@ -98,32 +98,17 @@ export async function runCommand(command: Command, argv: readonly string[], io: 
 export function runIfMain(moduleUrl: string, command: Command): void {
   const program = process.argv[1];
   if (program === undefined) return;
-  const real = (file: string): string => realPath(file) ?? file;
+  const real = (file: string): string => ifThere(() => fs.realpathSync(file)) ?? file;
   const self = real(fileURLToPath(moduleUrl));
   if (![program, `${program}.ts`].some((candidate) => real(candidate) === self)) return;
   const usage = command.usage.replaceAll(commandName(command), path.basename(self));
   // A signal must not end the process between writing and renaming: the temporary file would stay. The work takes less
   // than a second, and then the process ends by itself with the status a shell expects of it.
-  for (const [signal, status] of [
-    ["SIGINT", 130],
-    ["SIGTERM", 143],
-    ["SIGHUP", 129],
-  ] as const) {
+  for (const [signal, status] of Object.entries({ SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }))
     process.once(signal, () => process.exit(status));
-  }
   runCommand({ ...command, usage }, process.argv.slice(2)).then((status) => {
     process.exitCode = status;
   });
-}
-
-const CLEAR_LINE = "\r\x1b[K";
-
-/**
- * Shows how far long work is, on standard error, in a line that the next one replaces. A pipe or a file gets nothing of it.
- * @param line what is being done; "" when it is done, and the line is free again
- */
-export function showProgress(line: string, io: Io): void {
-  if (process.stderr.isTTY) io.stderr(CLEAR_LINE + line);
 }
 
 /** The command's name as its usage line has it: "align-sections.ts". */
@@ -157,12 +142,7 @@ function parse(command: Command, argv: readonly string[]): { values: Values; pos
 export function readInput(file: string, io: Io): Uint8Array {
   try {
     if (file === "-") return io.stdin();
-    const fd = fs.openSync(file, "r");
-    try {
-      return readAll(fd, fs.fstatSync(fd).size);
-    } finally {
-      fs.closeSync(fd);
-    }
+    return withFile(file, "r", (fd) => readAll(fd, fs.fstatSync(fd).size));
   } catch (error) {
     throw fileError(displayName(file), "read", error);
   }
@@ -234,12 +214,12 @@ function begin(file: string, bytes: Uint8Array, io: Io): Pending {
     const target = targetOf(file);
     const old = fs.statSync(target, { throwIfNoEntry: false });
     if (old !== undefined && !old.isFile())
-      return { finish: () => writing(file, () => writeTo(target, "w", (fd) => writeAll(fd, bytes))) };
+      return { finish: () => writing(file, () => withFile(target, "w", (fd) => writeAll(fd, bytes))) };
     // Not by process id: in containers all runs may have the same, and one that was killed has left its file behind. Not
     // by the target's name either, which may be as long as names can be.
     const temporary = path.join(path.dirname(target), `.xen-mb-efi.${Math.random().toString(36).slice(2)}.tmp`);
     try {
-      writeTo(temporary, "wx", (fd) => writeSparse(fd, bytes));
+      withFile(temporary, "wx", (fd) => writeSparse(fd, bytes));
       if (old !== undefined) fs.chmodSync(temporary, old.mode);
     } catch (error) {
       fs.rmSync(temporary, { force: true });
@@ -265,14 +245,10 @@ export function targetOf(file: string): string {
     // What leads round in a circle, or through a file, stays as it is: writing will say why it cannot be.
     if (!isSystemError(error) || error.code !== "ENOENT" || file.endsWith("/")) return file;
   }
-  const folder = realPath(path.dirname(file));
+  const folder = ifThere(() => fs.realpathSync(path.dirname(file)));
   if (folder === undefined) return file;
   const name = path.join(folder, path.basename(file));
-  try {
-    return targetOf(path.resolve(folder, fs.readlinkSync(name)));
-  } catch {
-    return name;
-  }
+  return ifThere(() => targetOf(path.resolve(folder, fs.readlinkSync(name)))) ?? name;
 }
 
 /**
@@ -282,25 +258,16 @@ export function targetOf(file: string): string {
  */
 export function refuseSameFile(input: string, output: string, what = "IN"): void {
   if (input === "-" || output === "-") return;
-  const [from, to] = [statusOf(input), statusOf(output)];
+  const [from, to] = [input, output].map((file) => ifThere(() => fs.statSync(file)));
   if (from === undefined || to === undefined || !to.isFile()) return;
   if (from.dev === to.dev && from.ino === to.ino)
     throw new UsageError(`OUT '${output}' is the same file as ${what} '${input}'`);
 }
 
-/** Undefined for a name that leads nowhere: reading or writing will say why. */
-function statusOf(file: string): fs.Stats | undefined {
-  try {
-    return fs.statSync(file);
-  } catch {
-    return undefined;
-  }
-}
-
-function writeTo(file: string, flags: string, write: (fd: number) => void): void {
+function withFile<T>(file: string, flags: string, work: (fd: number) => T): T {
   const fd = fs.openSync(file, flags);
   try {
-    write(fd);
+    return work(fd);
   } finally {
     fs.closeSync(fd);
   }
@@ -371,9 +338,10 @@ function retry(call: () => number): number {
   }
 }
 
-function realPath(file: string): string | undefined {
+/** Undefined for a name that leads nowhere: reading or writing will say why. */
+function ifThere<T>(look: () => T): T | undefined {
   try {
-    return fs.realpathSync(file);
+    return look();
   } catch {
     return undefined;
   }

@@ -21,20 +21,6 @@ export class UsageError extends Error {
   override name = "UsageError";
 }
 
-/**
- * What `work` returns, or why it cannot: the message of its ImageError, without "Cannot …: " where that says `action`.
- * For reports, which have the reason in the place of a fact.
- */
-export function attempt<T>(action: string, work: () => T): { readonly value?: T; readonly reason?: string } {
-  try {
-    return { value: work() };
-  } catch (error) {
-    if (!(error instanceof ImageError)) throw error;
-    const { message } = error;
-    return { reason: message.startsWith(`Cannot ${action}`) ? message.replace(/^[^:]*: /, "") : message };
-  }
-}
-
 /** Ends the work with an {@link ImageError} that says why something cannot be done. */
 export type Fail = (reason: string) => never;
 

@@ -7,7 +7,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import process from "node:process";
-import { runIfMain, showProgress, type Command, type Io, type Values } from "../cli/cli.ts";
+import { runIfMain, type Command, type Io, type Values } from "../cli/cli.ts";
 import { ImageError, UsageError } from "../cli/errors.ts";
 import { AptError } from "./apt.ts";
 import { dom0Initrd } from "./boot/dom0.ts";
@@ -30,6 +30,7 @@ import { closingLine, failures, skips, table, type Result } from "./boot/report.
 import { inWorkFolder, runScript } from "./boot/run.ts";
 import { describe, succeeded } from "./boot/verdict.ts";
 import { foreign, missingTool, packagesToInstall, toolVersions } from "./boot/tools.ts";
+import { showProgress } from "./progress.ts";
 
 const FOLDER = "build/boot";
 

@@ -8,11 +8,12 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import process from "node:process";
-import { readInput, realIo, runIfMain, showProgress, writeOutput, type Command, type Io } from "../cli/cli.ts";
+import { readInput, realIo, runIfMain, writeOutput, type Command, type Io } from "../cli/cli.ts";
 import { FileError, ImageError, UsageError } from "../cli/errors.ts";
 import { AptError, downloadPackage, readPackageFile, scratchFolder, type PackageWanted } from "./apt.ts";
 import { knownBuilds, type KnownBuild } from "./known-builds.ts";
 import { TOP as checkout } from "./places.ts";
+import { showProgress } from "./progress.ts";
 
 const USAGE = `Usage: fetch-xen.ts [--dir DIR] [--only ID]...
 

@@ -13,12 +13,13 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import process from "node:process";
 import * as readline from "node:readline";
-import { runIfMain, showProgress, type Command, type Io, type Values } from "../cli/cli.ts";
+import { runIfMain, type Command, type Io, type Values } from "../cli/cli.ts";
 import { UsageError } from "../cli/errors.ts";
 import { crashName, crashText } from "./fuzz/crash.ts";
 import { Fuzzer, type Found, type Totals } from "./fuzz/run.ts";
 import type { Message } from "./fuzz/worker.ts";
 import { SAMPLES, SCRIPTS } from "./places.ts";
+import { showProgress } from "./progress.ts";
 
 const USAGE = `Usage: fuzz.ts [--seconds N] [--count N] [--seed N] [--from N]
 

@@ -3,7 +3,7 @@
 // its base relocation table as far as it can be followed, and what a signature would cover. Nothing here throws over an
 // image's content: what one loader refuses another takes, and that is for the profiles to say.
 
-import { attempt } from "../cli/errors.ts";
+import { attempt } from "../cli/attempt.ts";
 import { authenticode } from "../judge/authenticode.ts";
 import { MULTIBOOT1, MULTIBOOT2, findHeader, tagsOfHeader } from "../judge/loads.ts";
 import { hasFlags, readPe, type Pe } from "../judge/read.ts";

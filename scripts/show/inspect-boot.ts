@@ -3,7 +3,7 @@
 // Nothing here throws over an image's content: a fact that cannot be had has the reason in its place ("problem").
 
 import { Buffer } from "node:buffer";
-import { attempt } from "../cli/errors.ts";
+import { attempt } from "../cli/attempt.ts";
 import { hex } from "../cli/numbers.ts";
 import { ABSOLUTE, entriesOf, repeatedTargets, walkRelocations } from "../loaders/relocation-table.ts";
 import type { RelocationEntry } from "../loaders/relocation-table.ts";

@@ -4,7 +4,7 @@
 // so that each fact is described once, where it is found.
 
 import { createHash } from "node:crypto";
-import { attempt } from "../cli/errors.ts";
+import { attempt } from "../cli/attempt.ts";
 import { hex } from "../cli/numbers.ts";
 import { imageCheckSum } from "../pe/checksum.ts";
 import { requireMovable } from "../pe/movable.ts";

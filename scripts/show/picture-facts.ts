@@ -2,7 +2,8 @@
 // What a picture of an image shows: everything that has a place in the file, in memory or in both, what Multiboot loaders
 // copy, and what is missing for them. No coordinates here; show/picture-scale.ts has them.
 
-import { ImageError, attempt } from "../cli/errors.ts";
+import { attempt } from "../cli/attempt.ts";
+import { ImageError } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
 import { loadMultiboot1, loadMultiboot2, type MultibootLoad } from "../judge/loads.ts";
 import { parseImage } from "../pe/parse.ts";

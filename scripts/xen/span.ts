@@ -120,14 +120,6 @@ function refuseOwnBehind(image: Image, bssStart: number, fail: Fail): void {
 }
 
 /**
- * The sections .init and .init.…, in RVA order: one today; an upstream series splits it in two.
- * Xen frees the memory up to __init_end, the start of the section that follows the last of them.
- */
-export function initSections(image: Image): Section[] {
-  return byAddress(image.sections).filter((s) => /^\.init(\.|$)/.test(s.name));
-}
-
-/**
  * Why the file is not linear; undefined when it is. Linear: for every byte of the load span file offset = RVA - delta with
  * one delta, and no byte between the headers and the end of the last section's raw data belongs to nobody.
  */
