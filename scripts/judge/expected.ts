@@ -8,7 +8,7 @@ import { offsetOf, readStructure, writeStructure } from "../tables/fields.ts";
 import * as pe from "../tables/pe.ts";
 import { loadByFirmware, relocationTable } from "./loads.ts";
 import { bytesIn, memoryOf, readFixups, segmentAt } from "./memory.ts";
-import type { Fixup, Memory, Patch, Segment } from "./memory.ts";
+import type { Fixup, Fixups, Memory, Patch, Segment } from "./memory.ts";
 import { MULTIBOOT1_ROOM, headerChange } from "./multiboot.ts";
 import type { HeaderChange, Span } from "./multiboot.ts";
 import { byAddress, directoryOf, hasFlags, roundUp, sectionEnd, tableEnd } from "./read.ts";
@@ -54,7 +54,7 @@ export interface ExpectedFile {
 export interface ExpectedMemory {
   /** The original as firmware loads it. */
   readonly memory: Memory;
-  readonly fixups: readonly Fixup[];
+  readonly fixups: Fixups;
   /** RVA of the 32-bit entry point. */
   readonly entry: number;
   /** Undefined without emit-header. */
@@ -271,7 +271,7 @@ export function expectedMemory(file: ExpectedFile): ExpectedMemory {
   const patches: Patch[] = [];
   if (header !== undefined) {
     refuseDebugDirectoryIn(original, header.patch);
-    patches.push(header.patch, ...voidPatches(fixups, header.patch, table.virtualAddress));
+    patches.push(header.patch, ...voidPatches(fixups, header, table.virtualAddress));
   }
   if (steps.aligned) patches.push(...debugPatches(file, memory));
   if (steps.relocated === "moved") {
@@ -282,12 +282,19 @@ export function expectedMemory(file: ExpectedFile): ExpectedMemory {
   return { memory, fixups, entry, header, patches };
 }
 
-/** Entries with a target in the rewritten header: firmware must not relocate what is there now. */
-function voidPatches(fixups: readonly Fixup[], header: Patch, table: number): Patch[] {
-  const end = header.start + header.bytes.length;
-  return fixups
-    .filter(({ target, width }) => width !== 0 && target + width > header.start && target < end)
-    .map(({ at }) => ({ cause: "a void base relocation", start: table + at, bytes: new Uint8Array(2) }));
+/** Whether a base relocation's target is in the rewritten header: firmware must not change what is there now. */
+export function isVoid({ target, width }: Fixup, header: HeaderChange | undefined): boolean {
+  if (header === undefined || width === 0) return false;
+  const { start, bytes } = header.patch;
+  return target + width > start && target < start + bytes.length;
+}
+
+function voidPatches(fixups: Fixups, header: HeaderChange, table: number): Patch[] {
+  const patches: Patch[] = [];
+  for (const fixup of fixups)
+    if (isVoid(fixup, header))
+      patches.push({ cause: "a void base relocation", start: table + fixup.at, bytes: new Uint8Array(2), fixup });
+  return patches;
 }
 
 /** File offsets in debug directory entries follow the data, which each entry's AddressOfRawData tells. */

@@ -6,14 +6,14 @@ import { hex, range } from "../cli/numbers.ts";
 import { viewOf } from "../tables/fields.ts";
 import { MB1_AOUT_KLUDGE, MB2_ADDRESS, MB2_ENTRY_ADDRESS } from "../tables/multiboot.ts";
 import { MEM_DISCARDABLE, MEM_READ, SIZE_2M } from "../tables/pe.ts";
-import { inNewPlaces } from "./expected.ts";
+import { inNewPlaces, isVoid } from "./expected.ts";
 import type { ExpectedFile, ExpectedMemory } from "./expected.ts";
 import type { Pair } from "./file.ts";
 import type { Findings } from "./findings.ts";
 import { MULTIBOOT1, MULTIBOOT2, loadByShim, relocationTable, tagName } from "./loads.ts";
 import type { Multiboot1Load, Multiboot2Load, MultibootLoad } from "./loads.ts";
-import { bytesIn, differences, isZero, patched, relocated } from "./memory.ts";
-import type { Cause, Fixup, Memory, Patch, Segment } from "./memory.ts";
+import { LoadedMemory, bytesIn, differences, isZero } from "./memory.ts";
+import type { Cause, Fixup, Fixups, Memory, Patch, Segment } from "./memory.ts";
 import { multiboot1Place } from "./multiboot.ts";
 import { hasFlags, roundUp } from "./read.ts";
 import type { Pe } from "./read.ts";
@@ -26,29 +26,38 @@ export interface Loaded {
   readonly pairs: readonly Pair[];
   /** The result as firmware loads it, and its base relocations. */
   readonly memory: Memory;
-  readonly fixups: readonly Fixup[];
+  readonly fixups: Fixups;
   readonly findings: Findings;
 }
 
 // ---- the same memory for PE loaders
 
 /** @returns a line of the report */
-export function checkBases(loaded: Loaded): string {
-  const { file, needed, result, memory, fixups, findings } = loaded;
-  const { original } = file;
+export function checkBases({ file, needed, result, memory, fixups, findings }: Loaded): string {
+  const { original, sections } = file;
   const bases = usableBases(result);
+  const [wanted, found] = [
+    new LoadedMemory(needed.memory, original.bytes.length),
+    new LoadedMemory(memory, result.bytes.length),
+  ];
   const before = findings.count;
   let compared = 0;
+  let last = original.optional.imageBase;
   for (const base of bases) {
-    const delta = base - original.optional.imageBase;
-    const where = delta === 0n ? "" : ` at base ${hex(base)}`;
-    const wanted = findings.attempt("the original", () => {
-      const there = relocated(needed.memory, needed.fixups, delta, original.bytes.length);
-      return inNewPlaces(patched(there, needed.patches), file.sections);
+    findings.attempt("the original", () => {
+      wanted.relocate(needed.fixups, base - last);
+      wanted.patch(needed.patches);
     });
-    const found = findings.attempt("the result", () => relocated(memory, fixups, delta, result.bytes.length).slice(1));
-    if (wanted !== undefined && found !== undefined)
-      compared = compareMemory(wanted, found, needed.patches, where, findings);
+    findings.attempt("the result", () => found.relocate(fixups, base - last));
+    last = base;
+    if (findings.count === before)
+      compared = compareMemory(
+        inNewPlaces(wanted.segments, sections),
+        found.segments.slice(1),
+        needed.patches,
+        base === bases[0] ? "" : ` at base ${hex(base)}`,
+        findings,
+      );
     // The other bases would say the same again, for every relocated place.
     if (findings.count !== before) break;
   }
@@ -162,26 +171,27 @@ export function changesText({ file, needed: { memory, patches, header } }: Loade
 // ---- the same base relocations
 
 /** Entry by entry, as a loader's walk over the result's own table gives them. @returns a line of the report */
-export function checkFixups({ file: { span }, needed, fixups: found, findings }: Loaded): string {
-  const { start, bytes } = needed.header?.patch ?? { start: 0, bytes: new Uint8Array(0) };
-  const inHeader = ({ target, width }: Fixup): boolean =>
-    width !== 0 && target < start + bytes.length && target + width > start;
+export function checkFixups({ file: { span }, needed, fixups, findings }: Loaded): string {
   const text = ({ type, target }: Fixup): string => `type ${type} for RVA ${hex(target)}`;
-  findings.same("the number of base relocations, padding included,", found.length, needed.fixups.length);
-  needed.fixups.slice(0, found.length).forEach((wanted, i) => {
-    const actual = found[i] ?? wanted;
-    const where = `base relocation number ${i}`;
-    if (inHeader(wanted)) {
+  findings.same("the number of base relocations, padding included,", fixups.length, needed.fixups.length);
+  const found = fixups[Symbol.iterator]();
+  let [number, kept, voided] = [0, 0, 0];
+  for (const wanted of needed.fixups) {
+    const actual: Fixup = found.next().value ?? wanted;
+    const where = `base relocation number ${number++}`;
+    if (isVoid(wanted, needed.header)) {
+      voided++;
       if (actual.width !== 0)
         findings.add(where, text(actual), "none (type 0): its target is in the Multiboot2 header");
-    } else if (actual.width !== wanted.width || actual.target !== wanted.target)
+      continue;
+    }
+    if (wanted.width !== 0) kept++;
+    if (actual.width !== wanted.width || actual.target !== wanted.target)
       findings.add(where, text(actual), text(wanted));
     else if (actual.width !== 0 && (actual.target < span.first || actual.target + actual.width > span.dataEnd))
       findings.add(where, text(actual), `in ${range(span.first, span.dataEnd)}, which Multiboot loads`);
-  });
-  const kept = needed.fixups.filter((fixup) => fixup.width !== 0 && !inHeader(fixup)).length;
-  const voided = needed.fixups.filter(inHeader).length;
-  const targets = new Set(needed.fixups.filter(({ width }) => width !== 0).map(({ target }) => target));
+  }
+  const targets = new Set([...needed.fixups].filter(({ width }) => width !== 0).map(({ target }) => target));
   const doubles = kept + voided - targets.size;
   const twice = doubles === 0 ? "" : `; ${doubles} come twice, in the original as well: loaders relocate twice`;
   return `base relocations: ${kept} as in the original, ${voided} void${twice}`;

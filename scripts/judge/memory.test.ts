@@ -4,8 +4,8 @@
 import * as fc from "fast-check";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { differences, patched, relocated } from "./memory.ts";
-import type { Fixup, Patch, Segment } from "./memory.ts";
+import { LoadedMemory, differences } from "./memory.ts";
+import type { Fixup, Memory, Patch, Segment } from "./memory.ts";
 
 const RUNS = { seed: 20261124, numRuns: 500 } as const;
 const START = 0x1000;
@@ -50,7 +50,13 @@ function loaded(bytes: Uint8Array, fixups: readonly Fixup[], delta: bigint): Uin
   return memory;
 }
 
-const bases = suite("relocated()");
+const bases = suite("LoadedMemory.relocate()");
+
+function relocated(memory: Memory, fixups: readonly Fixup[], delta: bigint, most: number): Memory {
+  const there = new LoadedMemory(memory, most);
+  there.relocate(fixups, delta);
+  return there.segments;
+}
 
 bases("gives what a loader has in memory, and changes nothing of the file", () => {
   fc.assert(
@@ -81,11 +87,36 @@ bases("refuses what is outside of memory, and zeros without end", () => {
   assert.is(relocated(memory, [fixup(3, START + 38)], 1n, 56)[0]?.bytes.length, 96);
 });
 
+bases("moves on from where it is, with patches that stay", () => {
+  const fixups = [fixup(10, START), fixup(3, START + 8), fixup(0, START)];
+  const fixed: Patch = { cause: "the debug directory", start: START + 20, bytes: new Uint8Array([1, 2]) };
+  fc.assert(
+    fc.property(BYTES, DELTA, DELTA, (bytes, first, second) => {
+      const there = new LoadedMemory([segment(bytes)], 0);
+      for (const delta of [first, second]) {
+        there.relocate(fixups, delta);
+        there.patch([fixed]);
+      }
+      const needed = loaded(bytes, fixups, first + second);
+      needed.set(fixed.bytes, 20);
+      assert.equal(padded(there.segments[0]?.bytes ?? bytes), needed);
+    }),
+    RUNS,
+  );
+});
+
 bases.run();
 
 // ---
 
-const patches = suite("patched()");
+const patches = suite("LoadedMemory.patch()");
+
+function patched(memory: Memory, list: readonly Patch[]): Memory {
+  const there = new LoadedMemory(memory, 0);
+  there.patch(list);
+  return there.segments;
+}
+
 const patch: Patch = { cause: "the debug directory", start: START + 16, bytes: new Uint8Array([1, 2, 3]) };
 
 patches("writes where it is said, into a copy", () => {

@@ -25,6 +25,8 @@ export interface Patch {
   readonly cause: Cause;
   readonly start: number;
   readonly bytes: Uint8Array;
+  /** What a void base relocation was. */
+  readonly fixup?: Fixup;
 }
 
 export type Cause =
@@ -127,6 +129,11 @@ export interface Fixup {
   readonly width: number;
 }
 
+/** The entries of a table, read anew by each loop over them: a long table takes no memory. */
+export interface Fixups extends Iterable<Fixup> {
+  readonly length: number;
+}
+
 const BLOCK_HEADER_SIZE = 8;
 /** Xen stops at any other type (xen/arch/x86/efi/efi-boot.h:efi_arch_relocate_image): ABSOLUTE, HIGHLOW, DIR64. */
 const WIDTHS: Readonly<Record<number, number>> = { 0: 0, 3: 4, 10: 8 };
@@ -135,9 +142,14 @@ const WIDTHS: Readonly<Record<number, number>> = { 0: 0, 3: 4, 10: 8 };
  * Reads a base relocation table by the rules of EDK2, shim, U-Boot and Xen together.
  * @throws ImageError when any of them would stop
  */
-export function readFixups(table: Uint8Array): Fixup[] {
+export function readFixups(table: Uint8Array): Fixups {
+  let length = 0;
+  for (const _ of fixupsIn(table)) length++;
+  return { length, [Symbol.iterator]: () => fixupsIn(table) };
+}
+
+function* fixupsIn(table: Uint8Array): Generator<Fixup> {
   const view = viewOf(table);
-  const fixups: Fixup[] = [];
   for (let block = 0; block < table.length;) {
     const left = table.length - block;
     const size = left < BLOCK_HEADER_SIZE ? 0 : view.getUint32(block + 4, true);
@@ -155,68 +167,81 @@ export function readFixups(table: Uint8Array): Fixup[] {
         fail(
           `the base relocation for RVA ${hex(target)} has type ${type}, needed 0, 3 or 10: Xen stops with "Unsupported relocation type"`,
         );
-      fixups.push({ at, target, type, width });
+      yield { at, target, type, width };
     }
     block += size;
   }
-  return fixups;
 }
 
-/**
- * Memory at another base. Segments that base relocations change are copies, the others stay views of the file.
- * @param delta the difference of the base and ImageBase; of its 64 bits, HIGHLOW takes the lower 32
- * @param most bytes of zero-filled memory that base relocations may make real: the size of the file, say
- * @throws ImageError when a target is not in memory
- */
-export function relocated(memory: Memory, fixups: readonly Fixup[], delta: bigint, most: number): Segment[] {
-  if (delta === 0n) return [...memory];
-  const views = new Map<Segment, DataView>();
-  let left = most;
-  let segment: Segment | undefined;
-  for (const { target, width } of fixups) {
-    if (width === 0) continue;
-    if (segment === undefined || target < segment.start || target >= segment.end) segment = segmentAt(memory, target);
-    const end = target + width;
-    if (segment === undefined || end > segment.end)
-      return fail(`a base relocation is for RVA ${range(target, end)}, which is not inside one section`);
-    let view = views.get(segment);
-    if (view === undefined || end - segment.start > view.byteLength) {
-      // A base relocation of zero-filled memory is odd but correct; then that memory has to be there.
-      const there = segment.bytes.length;
-      const size = end - segment.start <= there ? there : segment.end - segment.start;
-      left -= size - there;
-      if (left < 0)
-        fail(`base relocations are for more zero-filled memory than its file is long, the last for RVA ${hex(target)}`);
-      const copy = new Uint8Array(size);
-      copy.set(view === undefined ? segment.bytes : new Uint8Array(view.buffer));
-      views.set(segment, (view = viewOf(copy)));
+/** Memory that base relocations and patches are written to, again for each base. */
+export class LoadedMemory {
+  readonly #memory: Memory;
+  /** Copies of the segments that are written to; the others stay views of the file. */
+  readonly #copies = new Map<Segment, DataView>();
+  /** Bytes of zero-filled memory that may still become real. */
+  #left: number;
+
+  /** @param most bytes of zero-filled memory that base relocations may make real: the size of the file, say */
+  constructor(memory: Memory, most: number) {
+    this.#memory = memory;
+    this.#left = most;
+  }
+
+  /** As it is now. */
+  get segments(): Segment[] {
+    return this.#memory.map((segment) => {
+      const copy = this.#copies.get(segment);
+      return copy === undefined ? segment : { ...segment, bytes: new Uint8Array(copy.buffer) };
+    });
+  }
+
+  /**
+   * Moves it to another base.
+   * @param delta how far; of its 64 bits, HIGHLOW takes the lower 32
+   * @throws ImageError when a target is not in memory
+   */
+  relocate(fixups: Fixups, delta: bigint): void {
+    if (delta === 0n) return;
+    let segment: Segment | undefined;
+    for (const { target, width } of fixups) {
+      if (width === 0) continue;
+      if (segment === undefined || target < segment.start || target >= segment.end)
+        segment = segmentAt(this.#memory, target);
+      const end = target + width;
+      if (segment === undefined || end > segment.end)
+        return fail(`a base relocation is for RVA ${range(target, end)}, which is not inside one section`);
+      const at = target - segment.start;
+      const view = this.#writable(segment, at + width);
+      if (width === 8) view.setBigUint64(at, view.getBigUint64(at, true) + delta, true);
+      else view.setUint32(at, view.getUint32(at, true) + Number(BigInt.asIntN(32, delta)), true);
     }
-    const at = target - segment.start;
-    if (width === 8) view.setBigUint64(at, view.getBigUint64(at, true) + delta, true);
-    else view.setUint32(at, view.getUint32(at, true) + Number(BigInt.asIntN(32, delta)), true);
   }
-  return memory.map((s) => {
-    const view = views.get(s);
-    return view === undefined ? s : { ...s, bytes: new Uint8Array(view.buffer) };
-  });
-}
 
-/**
- * Memory with other bytes in it.
- * @throws ImageError when a patch is in no segment's bytes, or two overlap
- */
-export function patched(memory: Memory, patches: readonly Patch[]): Segment[] {
-  const copies = new Map<Segment, Uint8Array>();
-  let end = 0;
-  for (const { cause, start, bytes } of [...patches].sort((a, b) => a.start - b.start)) {
-    const segment = segmentAt(memory, start);
-    if (segment === undefined) throw new ImageError(`${cause} at RVA ${hex(start)} is in no section`);
-    const copy = copies.get(segment) ?? new Uint8Array(segment.bytes);
-    copies.set(segment, copy);
-    if (start < end || start - segment.start + bytes.length > copy.length)
-      throw new ImageError(`${cause} at RVA ${hex(start)} overlaps another change, or the end of its section`);
-    copy.set(bytes, start - segment.start);
-    end = start + bytes.length;
+  /** @throws ImageError when a patch is in no segment's bytes, or two overlap */
+  patch(patches: readonly Patch[]): void {
+    let end = 0;
+    for (const { cause, start, bytes } of [...patches].sort((a, b) => a.start - b.start)) {
+      const segment = segmentAt(this.#memory, start);
+      if (segment === undefined) throw new ImageError(`${cause} at RVA ${hex(start)} is in no section`);
+      if (start < end || start + bytes.length > segment.start + segment.bytes.length)
+        throw new ImageError(`${cause} at RVA ${hex(start)} overlaps another change, or the end of its section`);
+      new Uint8Array(this.#writable(segment, 0).buffer).set(bytes, start - segment.start);
+      end = start + bytes.length;
+    }
   }
-  return memory.map((s) => ({ ...s, bytes: copies.get(s) ?? s.bytes }));
+
+  /** A segment's copy, of at least `size` bytes. Base relocations of zero-filled memory are odd but correct. */
+  #writable(segment: Segment, size: number): DataView {
+    const old = this.#copies.get(segment);
+    if (old !== undefined && size <= old.byteLength) return old;
+    const there = segment.bytes.length;
+    const copy = new Uint8Array(size <= there ? there : segment.end - segment.start);
+    this.#left -= copy.length - there;
+    if (this.#left < 0)
+      fail(`base relocations are for more zero-filled memory than its file is long, the last in ${segment.name}`);
+    copy.set(old === undefined ? segment.bytes : new Uint8Array(old.buffer));
+    const view = viewOf(copy);
+    this.#copies.set(segment, view);
+    return view;
+  }
 }

@@ -4,10 +4,12 @@
 import { Buffer } from "node:buffer";
 import { ImageError } from "../cli/errors.ts";
 import { hex } from "../cli/numbers.ts";
-import { offsetOf, readStructure, viewOf } from "../tables/fields.ts";
+import { offsetOf, viewOf } from "../tables/fields.ts";
 import { SYMBOL } from "../tables/pe.ts";
 import type { Pe, Section } from "./read.ts";
 
+const VALUE_AT = offsetOf(SYMBOL, "value");
+const CLASS_AT = offsetOf(SYMBOL, "storageClass");
 const AUX_AT = offsetOf(SYMBOL, "numberOfAuxSymbols");
 const NUMBER_AT = offsetOf(SYMBOL, "sectionNumber");
 const CLASS_EXTERNAL = 2;
@@ -26,16 +28,19 @@ export interface DefinedSymbol {
 
 /** The symbols that are defined in a section. */
 export function* definedSymbols({ symbols, strings, sections }: Pe): Generator<DefinedSymbol> {
-  const text = Buffer.from(strings).toString("latin1");
+  const view = viewOf(symbols);
+  const [records, names] = [symbols, strings].map((bytes) => Buffer.from(bytes).toString("latin1")) as [string, string];
   for (const at of recordsOf(symbols)) {
-    const { name, value, sectionNumber, storageClass } = readStructure(SYMBOL, symbols, at);
-    const section = sections[sectionNumber - 1];
+    const section = sections[view.getUint16(at + NUMBER_AT, true) - 1];
     if (section === undefined) continue;
     // Four zero bytes and a string table offset stand for a name of more than eight characters.
-    const long = name.startsWith("\0\0\0\0") ? viewOf(symbols).getUint32(at + 4, true) : undefined;
-    const rva = section.header.virtualAddress + value;
-    const isExternal = storageClass === CLASS_EXTERNAL;
-    yield { name: long === undefined ? upToZero(name, 0) : upToZero(text, long), rva, section, isExternal };
+    const isLong = view.getUint32(at, true) === 0;
+    yield {
+      name: isLong ? upToZero(names, view.getUint32(at + 4, true)) : upToZero(records.slice(at, at + 8), 0),
+      rva: section.header.virtualAddress + view.getUint32(at + VALUE_AT, true),
+      section,
+      isExternal: symbols[at + CLASS_AT] === CLASS_EXTERNAL,
+    };
   }
 }
 

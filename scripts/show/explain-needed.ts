@@ -185,22 +185,20 @@ function renumberSymbols(file: ExpectedFile, account: Account): void {
 function writePatches(file: ExpectedFile, account: Account): void {
   const memory = expectedMemory(file);
   const table = directoryOf(file.original, pe.DIRECTORY_BASE_RELOCATION);
-  const fixups = new Map(memory.fixups.map((fixup) => [table.virtualAddress + fixup.at, fixup]));
   for (const patch of memory.patches) {
     const at = offsetInResult(file, patch);
     if (patch.cause === "the debug directory") writeDebugEntry(account, at, patch);
     else if (patch.cause === "a reference to the base relocation table")
       writeReference(account, at, patch, table, functionAt(file.original, patch.start - 3));
-    else if (patch.cause === "a void base relocation") {
-      const { target, width } = fixups.get(patch.start) ?? { target: 0, width: 0 };
+    else if (patch.fixup !== undefined)
       account.write(at, patch.bytes, {
         owner: "base relocation table",
-        what: `entry for RVA ${hex(target)}`,
-        was: width === 4 ? "HIGHLOW" : "DIR64",
+        what: `entry for RVA ${hex(patch.fixup.target)}`,
+        was: patch.fixup.width === 4 ? "HIGHLOW" : "DIR64",
         is: "ABSOLUTE",
         why: "voidFixup",
       });
-    } else if (memory.header !== undefined) writeMultiboot2(account, at, file, memory.header, memory.entry);
+    else if (memory.header !== undefined) writeMultiboot2(account, at, file, memory.header, memory.entry);
   }
   if (file.steps.headers) writeMultiboot1(account, file, memory);
 }
