@@ -12,11 +12,11 @@ import { runIfMain, silent } from "./cli/cli.ts";
 import type { Say } from "./cli/cli.ts";
 import { ImageError } from "./cli/errors.ts";
 import { emitHeader } from "./emit-header.ts";
+import { judge } from "./judge/judge.ts";
 import { parseImage } from "./pe/parse.ts";
 import { serializeImage } from "./pe/serialize.ts";
 import { fileCommand, stripSignature } from "./pe/transform.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
-import { verify } from "./verify.ts";
 
 const USAGE = `Usage: mb-efi.ts IN OUT [--keep] [--strip-signature]
 
@@ -49,7 +49,7 @@ export function mbEfi(bytes: Uint8Array, options: MbEfiOptions, say: Say = silen
   const image = options.stripSignature ? stripSignature(original) : original;
   const relocated = relocateReloc(image, options.keep, say);
   const result = serializeImage(emitHeader(alignSections(relocated, say), say));
-  const { violations } = verify(bytes, result);
+  const { violations } = judge(bytes, result);
   if (violations.length !== 0) {
     const objections = violations.length === 1 ? "one objection" : `${violations.length} objections`;
     throw new ImageError(`Cannot make an image that verify accepts, it has ${objections}: ${violations[0]}`);

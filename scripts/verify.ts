@@ -15,15 +15,9 @@
 
 import { aboutFile, displayName, readInput, runIfMain } from "./cli/cli.ts";
 import type { Command } from "./cli/cli.ts";
-import { expectedFile, expectedMemory } from "./judge/expected.ts";
-import type { Steps } from "./judge/expected.ts";
-import { checkFile, checkHeaderArea, pairSections } from "./judge/file.ts";
-import { Findings } from "./judge/findings.ts";
-import { changesText, checkBases, checkFixups, checkMultiboot1, checkMultiboot2, checkShim } from "./judge/loaded.ts";
-import { loadByFirmware, loadMultiboot1, loadMultiboot2, relocationTable } from "./judge/loads.ts";
-import { readFixups } from "./judge/memory.ts";
+import { judge } from "./judge/judge.ts";
 import { readPe } from "./judge/read.ts";
-import type { Pe } from "./judge/read.ts";
+import { reportLines } from "./judge/report.ts";
 
 const USAGE = `Usage: verify.ts ORIGINAL RESULT
 
@@ -45,43 +39,8 @@ export interface Verdict {
 
 /** Judges a result by its original. Neither is changed; any bytes may be given. */
 export function verify(original: Uint8Array, result: Uint8Array): Verdict {
-  const findings = new Findings();
-  const report: string[] = [];
-  const images = [
-    findings.attempt("the original", () => readPe(original)),
-    findings.attempt("the result", () => readPe(result)),
-  ] as const;
-  if (images[0] !== undefined && images[1] !== undefined) compareImages(images[0], images[1], findings, report);
-  return { violations: findings.lines(), report: findings.count === 0 ? report : [] };
-}
-
-/** What the result must have gone through; where .reloc is says which way its table went. */
-function stepsTo(original: Pe, result: Pe): Steps {
-  const [before, after] = [original, result].map(({ sections }) => sections.find((s) => s.name === ".reloc")?.header);
-  const isMoved = after !== undefined && after.virtualAddress !== before?.virtualAddress;
-  return { relocated: isMoved ? "moved" : "kept", aligned: true, headers: true, signatureDropped: true };
-}
-
-function compareImages(original: Pe, result: Pe, findings: Findings, report: string[]): void {
-  // First, because it is what an image lacks that has not gone through all the steps.
-  const multiboot2 = findings.attempt("the result", () => loadMultiboot2(result.bytes));
-  const multiboot1 = findings.attempt("the result", () => loadMultiboot1(result.bytes));
-  const file = findings.attempt("the original", () => expectedFile(original, stepsTo(original, result)));
-  const pairs = file && pairSections(file, result, findings);
-  if (file === undefined || pairs === undefined) return;
-  checkFile(file, result, pairs, findings);
-  const needed = findings.attempt("the original", () => expectedMemory(file));
-  const memory = findings.attempt("the result", () => loadByFirmware(result));
-  const fixups = memory && findings.attempt("the result", () => readFixups(relocationTable(result, memory)));
-  if (needed === undefined || memory === undefined || fixups === undefined) return;
-  checkHeaderArea(file, result, needed.entry, findings);
-  const loaded = { file, needed, result, pairs, memory, fixups, findings };
-  report.push(checkBases(loaded));
-  if (findings.count === 0) report.push(...changesText(loaded));
-  report.push(checkFixups(loaded));
-  findings.attempt("the result", () => report.push(checkShim(loaded)));
-  if (multiboot2 !== undefined) report.push(checkMultiboot2(loaded, multiboot2));
-  if (multiboot1 !== undefined) report.push(checkMultiboot1(loaded, multiboot1));
+  const { violations, loaded } = judge(original, result);
+  return { violations, report: loaded === undefined || violations.length !== 0 ? [] : reportLines(loaded) };
 }
 
 // ---- the command

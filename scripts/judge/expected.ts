@@ -7,8 +7,8 @@ import { hex, range } from "../cli/numbers.ts";
 import { offsetOf, readStructure, writeStructure } from "../tables/fields.ts";
 import * as pe from "../tables/pe.ts";
 import { loadByFirmware, relocationTable } from "./loads.ts";
-import { bytesIn, memoryOf, readFixups, segmentAt } from "./memory.ts";
-import type { Fixup, Fixups, Memory, Patch, Segment } from "./memory.ts";
+import { bytesIn, readFixups, segmentAt } from "./memory.ts";
+import type { Fixup, Fixups, Memory, Patch } from "./memory.ts";
 import { MULTIBOOT1_ROOM, headerChange } from "./multiboot.ts";
 import type { HeaderChange, Span } from "./multiboot.ts";
 import { byAddress, directoryOf, hasFlags, roundUp, sectionEnd, tableEnd } from "./read.ts";
@@ -329,26 +329,6 @@ function refuseDebugDirectoryIn(original: Pe, { start, bytes }: Patch): void {
     throw new ImageError(
       `the debug directory is at ${range(virtualAddress, end)}, needed outside ${range(start, headerEnd)}, the Multiboot2 header`,
     );
-}
-
-/**
- * Memory of the original, relocated and patched, in the places of the result. The header area, which is compared by its
- * fields, is left out.
- */
-export function inNewPlaces(memory: Memory, sections: readonly ExpectedSection[]): Memory {
-  const there = new Map(memory.map((segment) => [segment.start, segment]));
-  return memoryOf(
-    sections.map(({ name, header, from, before }): Segment => {
-      const { virtualAddress: start, virtualSize } = header;
-      const bytes = from.header.virtualSize === 0 ? undefined : there.get(before)?.bytes;
-      return {
-        name: `section ${name}`,
-        start,
-        end: start + virtualSize,
-        bytes: bytes?.subarray(0, virtualSize) ?? new Uint8Array(0),
-      };
-    }),
-  );
 }
 
 /** For each section number of the original its number in the result; 0 stands for no section. */

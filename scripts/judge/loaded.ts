@@ -6,14 +6,14 @@ import { hex, range } from "../cli/numbers.ts";
 import { viewOf } from "../tables/fields.ts";
 import { MB1_AOUT_KLUDGE, MB2_ADDRESS, MB2_ENTRY_ADDRESS } from "../tables/multiboot.ts";
 import { MEM_DISCARDABLE, MEM_READ, SIZE_2M } from "../tables/pe.ts";
-import { inNewPlaces, isVoid } from "./expected.ts";
+import { isVoid } from "./expected.ts";
 import type { ExpectedFile, ExpectedMemory } from "./expected.ts";
 import type { Pair } from "./file.ts";
 import type { Findings } from "./findings.ts";
 import { MULTIBOOT1, MULTIBOOT2, loadByShim, relocationTable, tagName } from "./loads.ts";
 import type { Multiboot1Load, Multiboot2Load, MultibootLoad } from "./loads.ts";
-import { LoadedMemory, bytesIn, differences, isZero } from "./memory.ts";
-import type { Cause, Fixup, Fixups, Memory, Patch, Segment } from "./memory.ts";
+import { LoadedMemory, differences, isZero, segmentAt } from "./memory.ts";
+import type { Fixup, Fixups, Memory } from "./memory.ts";
 import { multiboot1Place } from "./multiboot.ts";
 import { hasFlags, roundUp } from "./read.ts";
 import type { Pe } from "./read.ts";
@@ -27,111 +27,83 @@ export interface Loaded {
   /** The result as firmware loads it, and its base relocations. */
   readonly memory: Memory;
   readonly fixups: Fixups;
+  /** Undefined where the result has no such header, or a wrong one, which is among the findings. */
+  readonly multiboot1: Multiboot1Load | undefined;
+  readonly multiboot2: Multiboot2Load | undefined;
   readonly findings: Findings;
 }
 
 // ---- the same memory for PE loaders
 
-/** @returns a line of the report */
-export function checkBases({ file, needed, result, memory, fixups, findings }: Loaded): string {
-  const { original, sections } = file;
-  const bases = usableBases(result);
-  const [wanted, found] = [
-    new LoadedMemory(needed.memory, original.bytes.length),
-    new LoadedMemory(memory, result.bytes.length),
-  ];
+/** At each base, section by section. Where they are and how large they are is in the headers, which checkFile compares. */
+export function checkBases(loaded: Loaded): void {
+  const { file, needed, result, memory, fixups, findings } = loaded;
+  const { imageBase } = file.original.optional;
+  const wanted = new LoadedMemory(needed.memory, file.original.bytes.length);
+  const found = new LoadedMemory(memory, result.bytes.length);
   const before = findings.count;
-  let compared = 0;
-  let last = original.optional.imageBase;
-  for (const base of bases) {
+  let last = imageBase;
+  for (const base of usableBases(result)) {
     findings.attempt("the original", () => {
       wanted.relocate(needed.fixups, base - last);
       wanted.patch(needed.patches);
     });
     findings.attempt("the result", () => found.relocate(fixups, base - last));
     last = base;
-    if (findings.count === before)
-      compared = compareMemory(
-        inNewPlaces(wanted.segments, sections),
-        found.segments.slice(1),
-        needed.patches,
-        base === bases[0] ? "" : ` at base ${hex(base)}`,
-        findings,
-      );
+    compareMemory(loaded, wanted.segments, found.segments, base === imageBase ? "" : ` at base ${hex(base)}`);
     // The other bases would say the same again, for every relocated place.
-    if (findings.count !== before) break;
+    if (findings.count !== before) return;
   }
-  return `PE loaders: ${hex(compared)} bytes of memory as needed at each base: ${bases.map(hex).join(", ")}`;
 }
 
 /** ImageBase, where nothing is relocated, and the lowest and the highest base that Xen runs at: 2 MiB-aligned, below 4 GiB (efi-boot.h:efi_arch_load_addr_check). */
-function usableBases({ optional }: Pe): bigint[] {
+export function usableBases({ optional }: Pe): bigint[] {
   const highest = Math.floor((2 ** 32 - optional.sizeOfImage) / SIZE_2M) * SIZE_2M;
   const bases = highest < SIZE_2M ? [] : [SIZE_2M, highest];
   return [...new Set([optional.imageBase, ...bases.map(BigInt)])];
 }
 
-/**
- * Holds the result's memory against what it must be.
- * @param where the base in words, for messages
- * @returns bytes compared
- */
-function compareMemory(
-  needed: Memory,
-  found: Memory,
-  patches: readonly Patch[],
-  where: string,
-  findings: Findings,
-): number {
-  const name = (s: Segment): string => `memory of ${s.name} at ${range(s.start, s.end)}${where}`;
-  const there = new Map(found.map((segment) => [segment.start, segment]));
-  let compared = 0;
-  for (const segment of needed) {
-    const other = there.get(segment.start);
-    there.delete(segment.start);
-    if (other?.end === segment.end) {
-      compared += segment.end - segment.start;
-      compareSegment(segment, other, patches, where, findings);
-      continue;
-    }
-    const is = other === undefined ? "missing" : `at ${range(other.start, other.end)}`;
-    findings.add(name(segment), is, "as in the original");
-  }
-  for (const segment of there.values()) findings.add(name(segment), "new", "nothing the original has not");
-  return compared;
-}
-
 /** Differences of one section that are named; a section that is wrong altogether needs no more. */
 const MOST_PER_SECTION = 8;
 
-function compareSegment(
-  needed: Segment,
-  found: Segment,
-  patches: readonly Patch[],
+/**
+ * Holds the result's memory against what it must be.
+ * @param where the base in words, for messages; "" for the first, where nothing is relocated
+ */
+function compareMemory(
+  { file: { original }, needed: { patches }, result, pairs, findings }: Loaded,
+  wanted: Memory,
+  found: Memory,
   where: string,
-  findings: Findings,
 ): void {
-  let [runs, unnamed] = [0, 0];
-  for (const [start, end] of differences(needed.bytes, found.bytes, needed.end - needed.start)) {
-    if (++runs > MOST_PER_SECTION) {
-      unnamed += end - start;
-      continue;
+  for (const { needed, found: section } of pairs) {
+    const { virtualAddress: start, virtualSize: size } = needed.header;
+    const is = size === 0 ? undefined : segmentAt(found, section.header.virtualAddress)?.bytes;
+    if (is === undefined) continue;
+    const must =
+      needed.from.header.virtualSize === 0
+        ? is.subarray(0, 0)
+        : (segmentAt(wanted, needed.before)?.bytes ?? is.subarray(0, 0));
+    // What base relocations do not change is still what the file has, and was compared at the first base.
+    if (where !== "" && must.buffer === original.bytes.buffer && is.buffer === result.bytes.buffer) continue;
+    let [runs, unnamed] = [0, 0];
+    for (const [from, to] of differences(must, is, size)) {
+      if (++runs > MOST_PER_SECTION) {
+        unnamed += to - from;
+        continue;
+      }
+      const rva = needed.before + from;
+      const patch = patches.find((p) => rva >= p.start && rva < p.start + p.bytes.length);
+      const place = `section ${needed.name} + ${hex(from)}${patch === undefined ? "" : `, in ${patch.cause}`}`;
+      findings.add(`memory at RVA ${hex(start + from)} (${place})${where}`, dump(is, from, to), dump(must, from, to));
     }
-    const rva = needed.start + start;
-    const patch = patches.find((p) => rva >= p.start && rva < p.start + p.bytes.length);
-    const place = `${needed.name} + ${hex(start)}${patch === undefined ? "" : `, in ${patch.cause}`}`;
-    findings.add(
-      `memory at RVA ${hex(rva)} (${place})${where}`,
-      dump(found.bytes, start, end),
-      dump(needed.bytes, start, end),
-    );
+    if (unnamed !== 0)
+      findings.add(
+        `memory of section ${needed.name} at ${range(start, start + size)}${where}`,
+        `different in more places, in all ${runs} (${unnamed} bytes or more)`,
+        "no difference",
+      );
   }
-  if (unnamed !== 0)
-    findings.add(
-      `memory of ${needed.name} at ${range(needed.start, needed.end)}${where}`,
-      `different in more places, in all ${runs} (${unnamed} bytes or more)`,
-      "no difference",
-    );
 }
 
 function dump(bytes: Uint8Array, start: number, end: number): string {
@@ -141,77 +113,39 @@ function dump(bytes: Uint8Array, start: number, end: number): string {
   return `${shown.join(" ")}${end - start > 8 ? " …" : ""}`;
 }
 
-/** How much of memory is different, by cause, and what moved or grew: two lines of the report. */
-export function changesText({ file, needed: { memory, patches, header } }: Loaded): string[] {
-  const counts = new Map<Cause, { places: number; bytes: number }>();
-  for (const { cause, start, bytes } of patches) {
-    const old = bytesIn(memory, start, start + bytes.length, cause);
-    const changed = bytes.filter((byte, i) => byte !== old[i]).length;
-    const count = counts.get(cause) ?? { places: 0, bytes: 0 };
-    counts.set(cause, { places: count.places + (changed === 0 ? 0 : 1), bytes: count.bytes + changed });
-  }
-  const all = [...counts.values()];
-  const bytes = all.reduce((sum, count) => sum + count.bytes, 0);
-  const places = all.reduce((sum, count) => sum + count.places, 0);
-  const causes = [...counts].map(([cause, count]) => `${cause} ${count.bytes} in ${count.places}`).join(", ");
-  const { from, header: reloc } = file.reloc;
-  const shape =
-    file.steps.relocated === "moved"
-      ? `base relocation table moved from ${hex(from.header.virtualAddress)} to ${hex(reloc.virtualAddress)}`
-      : `base relocation table stays at ${hex(reloc.virtualAddress)}`;
-  const grown = file.sections.filter((s) => s.header.virtualSize > s.from.header.virtualSize).map((s) => s.name);
-  const dropped = header?.dropped ?? [];
-  const tags = dropped.length === 0 ? "" : `; no room for the optional tags ${dropped.join(" ")}`;
-  return [
-    `changed: ${bytes} bytes in ${places} places, none unexplained (${causes})`,
-    `memory: ${shape}; zeros added behind ${grown.length === 0 ? "no section" : grown.join(" ")}${tags}`,
-  ];
-}
-
 // ---- the same base relocations
 
-/** Entry by entry, as a loader's walk over the result's own table gives them. @returns a line of the report */
-export function checkFixups({ file: { span }, needed, fixups, findings }: Loaded): string {
+/** Entry by entry, as a loader's walk over the result's own table gives them. */
+export function checkFixups({ file: { span }, needed, fixups, findings }: Loaded): void {
   const text = ({ type, target }: Fixup): string => `type ${type} for RVA ${hex(target)}`;
   findings.same("the number of base relocations, padding included,", fixups.length, needed.fixups.length);
   const found = fixups[Symbol.iterator]();
-  let [number, kept, voided] = [0, 0, 0];
+  let number = 0;
   for (const wanted of needed.fixups) {
     const actual: Fixup = found.next().value ?? wanted;
     const where = `base relocation number ${number++}`;
     if (isVoid(wanted, needed.header)) {
-      voided++;
       if (actual.width !== 0)
         findings.add(where, text(actual), "none (type 0): its target is in the Multiboot2 header");
-      continue;
-    }
-    if (wanted.width !== 0) kept++;
-    if (actual.width !== wanted.width || actual.target !== wanted.target)
+    } else if (actual.width !== wanted.width || actual.target !== wanted.target)
       findings.add(where, text(actual), text(wanted));
     else if (actual.width !== 0 && (actual.target < span.first || actual.target + actual.width > span.dataEnd))
       findings.add(where, text(actual), `in ${range(span.first, span.dataEnd)}, which Multiboot loads`);
   }
-  const targets = new Set([...needed.fixups].filter(({ width }) => width !== 0).map(({ target }) => target));
-  const doubles = kept + voided - targets.size;
-  const twice = doubles === 0 ? "" : `; ${doubles} come twice, in the original as well: loaders relocate twice`;
-  return `base relocations: ${kept} as in the original, ${voided} void${twice}`;
 }
 
 // ---- shim
 
 /**
  * Xen reads its relocation table in memory, which shim must have loaded; and shim relocates by section name.
- * @returns a line of the report
  * @throws ImageError when shim refuses the result
  */
-export function checkShim({ file: { span }, result, pairs, memory, findings }: Loaded): string {
+export function checkShim({ file: { span }, result, pairs, memory, findings }: Loaded): void {
   const shim = loadByShim(result);
   const loaded = new Map(shim.memory.map((segment) => [segment.start, segment]));
-  let left = 0;
   for (const { needed, found } of pairs) {
     const { virtualAddress: rva, virtualSize, characteristics } = found.header;
     if (virtualSize === 0 || loaded.get(rva)?.name === `section ${found.name}`) continue;
-    left++;
     const isLoaded = hasFlags(needed.from, MEM_READ) && !hasFlags(needed.from, MEM_DISCARDABLE);
     if (needed.name === ".reloc" || rva < span.bssEnd || isLoaded)
       findings.add(
@@ -228,14 +162,11 @@ export function checkShim({ file: { span }, result, pairs, memory, findings }: L
   }
   const table = pairs.find(({ needed }) => needed.name === ".reloc")?.found.header.pointerToRawData ?? 0;
   findings.sameBytes("the base relocation table that shim reads", shim.table, relocationTable(result, memory), table);
-  const rest = left === 0 ? "" : `, without ${left} sections that it does not load of the original either`;
-  return `shim: loads the same memory and the same base relocations${rest}`;
 }
 
 // ---- the same memory for Multiboot loaders
 
-/** @returns a line of the report */
-export function checkMultiboot2(loaded: Loaded, load: Multiboot2Load): string {
+export function checkMultiboot2(loaded: Loaded, load: Multiboot2Load): void {
   const { file, needed, result, findings } = loaded;
   const { name } = MULTIBOOT2;
   const { span } = file;
@@ -260,11 +191,10 @@ export function checkMultiboot2(loaded: Loaded, load: Multiboot2Load): string {
     if (start % SIZE_2M !== 0)
       findings.add(`${name}: _start, when loaded at ${hex(base)},`, hex(start), "a multiple of 0x200000");
   }
-  return `Multiboot2: ${loadText(load, needed.entry)}, bases tried ${bases.map(hex).join(", ")}`;
 }
 
 /** The lowest and the highest base that GRUB may choose, and the link address. */
-function multiboot2Bases({
+export function multiboot2Bases({
   loadAddr,
   segment,
   relocatable: { minAddr, maxAddr, align: asked },
@@ -297,9 +227,8 @@ function checkEfiEntries({ file: { span }, findings }: Loaded, { tags }: Multibo
 /** A Linux boot protocol's magic, at its file offset: QEMU looks for it first (hw/i386/x86-common.c). */
 const LINUX_MAGIC = { at: 0x202, value: 0x53726448 };
 
-/** @returns a line of the report */
-export function checkMultiboot1(loaded: Loaded, load: Multiboot1Load): string {
-  const { file, needed, result, findings } = loaded;
+export function checkMultiboot1(loaded: Loaded, load: Multiboot1Load): void {
+  const { file, result, findings } = loaded;
   const { name } = MULTIBOOT1;
   const { sizeOfHeaders } = result.optional;
   checkMultibootLoad(loaded, load, name, multiboot1Place(sizeOfHeaders), file.span.first - sizeOfHeaders);
@@ -310,7 +239,6 @@ export function checkMultiboot1(loaded: Loaded, load: Multiboot1Load): string {
       '"HdrS"',
       "anything else: QEMU would take the file for a Linux kernel",
     );
-  return `Multiboot1: ${loadText(load, needed.entry)}`;
 }
 
 /**
@@ -352,8 +280,4 @@ function checkMultibootLoad(
     end = next;
   }
   if (to < end) findings.add(`what ${name} loads or clears`, range(from, to), `all of ${range(span.first, end)}`);
-}
-
-function loadText({ offset, segment, loadAddr, loadEndAddr }: MultibootLoad, entry: number): string {
-  return `file offset ${hex(offset)} to ${range(loadAddr, loadEndAddr)}, zeros to ${hex(segment.end)}, entry ${hex(entry)}`;
 }

@@ -96,6 +96,7 @@ export function isZero(bytes: Uint8Array): boolean {
  * @returns runs of differing bytes, offsets from the start; differences close to each other are one run
  */
 export function* differences(a: Uint8Array, b: Uint8Array, size: number): Generator<[start: number, end: number]> {
+  if (a === b) return;
   let run: [number, number] | undefined;
   const last = Math.min(size, Math.max(a.length, b.length));
   for (let from = 0; from < last; from += BLOCK) {
