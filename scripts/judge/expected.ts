@@ -4,7 +4,7 @@
 
 import { ImageError } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
-import { offsetOf, readStructure, writeStructure } from "../tables/fields.ts";
+import { readStructure, writeStructure } from "../tables/fields.ts";
 import * as pe from "../tables/pe.ts";
 import { loadByFirmware, relocationTable } from "./loads.ts";
 import { bytesIn, readFixups, segmentAt } from "./memory.ts";
@@ -14,7 +14,7 @@ import type { HeaderChange, Span } from "./multiboot.ts";
 import { byAddress, directoryOf, hasFlags, roundUp, sectionEnd, tableEnd } from "./read.ts";
 import type { Pe, Section } from "./read.ts";
 import { refusePointers, referencePatches } from "./references.ts";
-import { definedSymbols, recordsOf, startSymbol } from "./symbols.ts";
+import { VALUE_AT, definedSymbols, sectionNumbers, startSymbol } from "./symbols.ts";
 
 /** Which steps a result has gone through since the original. */
 export interface Steps {
@@ -166,12 +166,13 @@ function refuseUnloaded(original: Pe): void {
   const unloaded = original.sections.filter((s) => s.header.virtualAddress >= bss && s.data.length !== 0);
   const used = unloaded.filter((s) => !/^\.(reloc$|debug_)/.test(s.name) && !hasFlags(s, pe.MEM_DISCARDABLE));
   if (used.length === 0) return;
-  const symbols = [...definedSymbols(original)];
+  // A section's own symbol has its name, which old GNU ld cuts in the header.
+  const named = new Set<Section>();
+  for (const { name, section } of definedSymbols(original)) if (!name.startsWith(section.name)) named.add(section);
   for (const section of used) {
     const isXens =
       /^\.((text|rodata|data|init|exit|bss|buildid)(\.|$)|altinst|ex_tabl|bug_fra)/.test(section.name) ||
-      // A section's own symbol has its name, which old GNU ld cuts in the header.
-      symbols.some((s) => s.section === section && !s.name.startsWith(section.name));
+      named.has(section);
     if (isXens) {
       const where = `at RVA ${hex(section.header.virtualAddress)}`;
       throw new ImageError(`its section ${section.name} is ${where}, needed below .bss, where Multiboot loads it`);
@@ -345,9 +346,10 @@ export function newSectionNumbers({ original, sections }: ExpectedFile): number[
 export function* newSymbolValues({ original, steps, reloc }: ExpectedFile): Generator<{ at: number; value: number }> {
   if (steps.relocated !== "moved") return;
   const number = original.sections.indexOf(reloc.from) + 1;
-  for (const record of recordsOf(original.symbols)) {
-    const { value, sectionNumber } = readStructure(pe.SYMBOL, original.symbols, record);
-    if (sectionNumber === number && value > reloc.header.virtualSize)
-      yield { at: record + offsetOf(pe.SYMBOL, "value"), value: value + reloc.before - reloc.header.virtualAddress };
+  for (const symbol of sectionNumbers(original.symbols)) {
+    if (symbol.number !== number) continue;
+    const { value } = readStructure(pe.SYMBOL, original.symbols, symbol.record);
+    if (value > reloc.header.virtualSize)
+      yield { at: symbol.record + VALUE_AT, value: value + reloc.before - reloc.header.virtualAddress };
   }
 }

@@ -8,7 +8,8 @@ import { offsetOf, viewOf } from "../tables/fields.ts";
 import { SYMBOL } from "../tables/pe.ts";
 import type { Pe, Section } from "./read.ts";
 
-const VALUE_AT = offsetOf(SYMBOL, "value");
+/** Offset of the value in a symbol's record. */
+export const VALUE_AT = offsetOf(SYMBOL, "value");
 const CLASS_AT = offsetOf(SYMBOL, "storageClass");
 const AUX_AT = offsetOf(SYMBOL, "numberOfAuxSymbols");
 const NUMBER_AT = offsetOf(SYMBOL, "sectionNumber");
@@ -62,11 +63,11 @@ export function startSymbol(image: Pe): number | undefined {
   return one;
 }
 
-/** Where each symbol's section number is, and the number. */
-export function* sectionNumbers(symbols: Uint8Array): Generator<{ readonly at: number; readonly number: number }> {
+/** Where each symbol's record and its section number are, and the number. */
+export function* sectionNumbers(symbols: Uint8Array): Generator<{ record: number; at: number; number: number }> {
   const view = viewOf(symbols);
   for (const record of recordsOf(symbols)) {
     const at = record + NUMBER_AT;
-    yield { at, number: view.getUint16(at, true) };
+    yield { record, at, number: view.getUint16(at, true) };
   }
 }
