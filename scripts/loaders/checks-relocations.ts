@@ -13,9 +13,8 @@ import type { Check } from "./rules.ts";
 // ---- the entry point
 
 export const entryOutsideImage: Check = ({ image: { optional: o } }) =>
-  o.addressOfEntryPoint < o.sizeOfImage
-    ? undefined
-    : `AddressOfEntryPoint is ${hex(o.addressOfEntryPoint)}, SizeOfImage is ${hex(o.sizeOfImage)}`;
+  o.addressOfEntryPoint >= o.sizeOfImage &&
+  `AddressOfEntryPoint is ${hex(o.addressOfEntryPoint)}, SizeOfImage is ${hex(o.sizeOfImage)}`;
 
 /** Which sections a loader looks at. */
 type Looked = (section: Section) => boolean;
@@ -30,17 +29,13 @@ function entryChecks(size: (header: SectionHeader) => number, looked: Looked): {
     );
   return {
     nowhere: ({ image }) =>
-      holders(image).length !== 0
-        ? undefined
-        : `AddressOfEntryPoint is ${hex(image.optional.addressOfEntryPoint)}, needed inside a section`,
+      holders(image).length === 0 &&
+      `AddressOfEntryPoint is ${hex(image.optional.addressOfEntryPoint)}, needed inside a section`,
     several: ({ image }) => {
       const names = holders(image).map((s) => s.name);
-      if (names.length < 2) return undefined;
       const entry = `AddressOfEntryPoint ${hex(image.optional.addressOfEntryPoint)}`;
-      return {
-        why: `${entry} is in ${names.length} sections: ${names.slice(0, 3).join(", ")}`,
-        args: [names.length],
-      };
+      const why = `${entry} is in ${names.length} sections: ${names.slice(0, 3).join(", ")}`;
+      return names.length > 1 && { why, args: [names.length] };
     },
   };
 }
@@ -53,17 +48,16 @@ export const entryByRawSize = entryChecks((h) => h.sizeOfRawData, all);
 const tableRange = ({ start, size }: Evidence["relocations"]): string => range(start, start + size);
 
 export const tableOutsideImage: Check = ({ relocations: r, image: { optional } }) =>
-  r.size === 0 || r.start + r.size <= optional.sizeOfImage
-    ? undefined
-    : `the base relocation table is at RVA ${tableRange(r)}, SizeOfImage is ${hex(optional.sizeOfImage)}`;
+  r.size !== 0 &&
+  r.start + r.size > optional.sizeOfImage &&
+  `the base relocation table is at RVA ${tableRange(r)}, SizeOfImage is ${hex(optional.sizeOfImage)}`;
 
 export const noTable: Check = ({ relocations: r }) =>
-  r.size !== 0 ? undefined : "data directory 5 is empty, needed a base relocation table";
+  r.size === 0 && "data directory 5 is empty, needed a base relocation table";
 
 export const fewDirectories: Check = ({ image }) =>
-  image.directories.length > DIRECTORY_BASE_RELOCATION
-    ? undefined
-    : `NumberOfRvaAndSizes is ${image.directories.length}, needed at least ${DIRECTORY_BASE_RELOCATION + 1}`;
+  image.directories.length <= DIRECTORY_BASE_RELOCATION &&
+  `NumberOfRvaAndSizes is ${image.directories.length}, needed at least ${DIRECTORY_BASE_RELOCATION + 1}`;
 
 /** A table that cannot be followed to its end, for one of these reasons, or for any. */
 export function corruptTable(...how: readonly Corruption[]): Check {
@@ -85,25 +79,21 @@ export function typeNotIn(
   return ({ relocations: { types } }) => {
     const [type, rva] = [...types].find(([type]) => !known.includes(type)) ?? [];
     if (type === undefined || rva === undefined) return undefined;
-    return {
-      why: `the base relocation for RVA ${hex(rva)} has type ${type}, needed ${known.join(", ")}`,
-      args: args(type, rva),
-    };
+    const why = `the base relocation for RVA ${hex(rva)} has type ${type}, needed ${known.join(", ")}`;
+    return { why, args: args(type, rva) };
   };
 }
 
 export const targetOutsideImage: Check = ({ relocations: { highest }, image }) =>
-  highest < image.optional.sizeOfImage
-    ? undefined
-    : `a base relocation is for RVA ${hex(highest)}, SizeOfImage is ${hex(image.optional.sizeOfImage)}`;
+  highest >= image.optional.sizeOfImage &&
+  `a base relocation is for RVA ${hex(highest)}, SizeOfImage is ${hex(image.optional.sizeOfImage)}`;
 
 export const targetRepeated: Check = ({ relocations: { repeated } }) =>
-  repeated === undefined
-    ? undefined
-    : `${repeatedText(repeated)}: the loader adds to what is there more than once, Xen takes that back once`;
+  repeated !== undefined &&
+  `${repeatedText(repeated)}: the loader adds to what is there more than once, Xen takes that back once`;
 
 export const targetNotWritable: Check = ({ relocations: { unwritable: u } }) =>
-  u === undefined ? undefined : `a base relocation is for RVA ${hex(u.rva)} in ${u.section}, which is not writable`;
+  u !== undefined && `a base relocation is for RVA ${hex(u.rva)} in ${u.section}, which is not writable`;
 
 // ---- the section .reloc, by which shim and Red Hat's GRUB relocate
 
@@ -111,10 +101,9 @@ function relocSectionChecks(looked: Looked): { none: Check; several: Check; isNo
   const relocs = (image: Pe): Section[] => image.sections.filter((s) => isStoredAs(s, ".reloc") && looked(s));
   return {
     none: ({ image }) =>
-      relocs(image).length !== 0
-        ? undefined
-        : 'no readable section has the name ".reloc\\0\\0", which is compared byte by byte: nothing is relocated',
-    several: ({ image }) => (relocs(image).length < 2 ? undefined : "there are two sections .reloc, needed one"),
+      relocs(image).length === 0 &&
+      'no readable section has the name ".reloc\\0\\0", which is compared byte by byte: nothing is relocated',
+    several: ({ image }) => relocs(image).length > 1 && "there are two sections .reloc, needed one",
     // It has to start where data directory 5 says, and be as long.
     isNotTable: ({ image, relocations: r }) => {
       const wrong = relocs(image).find(

@@ -31,58 +31,59 @@ export function onlyIf(holds: (evidence: Evidence) => boolean, check: Check): Ch
 export const imageHasNoRoomForTable: Check = ({ image }) => {
   const { sizeOfImage } = image.optional;
   const needed = tableEnd(image) + pe.SECTION_HEADER.size;
-  return sizeOfImage >= needed
-    ? undefined
-    : `SizeOfImage is ${hex(sizeOfImage)}, needed more than the section table, up to ${hex(needed)}`;
+  return (
+    sizeOfImage < needed &&
+    `SizeOfImage is ${hex(sizeOfImage)}, needed more than the section table, up to ${hex(needed)}`
+  );
 };
 
 export const headersFillImage: Check = ({ image: { optional: o } }) =>
-  o.sizeOfHeaders < o.sizeOfImage
-    ? undefined
-    : `SizeOfHeaders is ${hex(o.sizeOfHeaders)}, needed below SizeOfImage ${hex(o.sizeOfImage)}`;
+  o.sizeOfHeaders >= o.sizeOfImage &&
+  `SizeOfHeaders is ${hex(o.sizeOfHeaders)}, needed below SizeOfImage ${hex(o.sizeOfImage)}`;
 
 export const imageBelowHeaders: Check = ({ image: { optional: o } }) =>
-  o.sizeOfImage >= o.sizeOfHeaders
-    ? undefined
-    : `SizeOfImage is ${hex(o.sizeOfImage)}, needed at least SizeOfHeaders ${hex(o.sizeOfHeaders)}`;
+  o.sizeOfImage < o.sizeOfHeaders &&
+  `SizeOfImage is ${hex(o.sizeOfImage)}, needed at least SizeOfHeaders ${hex(o.sizeOfHeaders)}`;
 
 export function subsystemIsNot(...taken: readonly number[]): Check {
   return ({ image: { optional: o } }) =>
-    taken.includes(o.subsystem) ? undefined : `Subsystem is ${o.subsystem}, needed ${taken.join(" or ")} (EFI)`;
+    !taken.includes(o.subsystem) && `Subsystem is ${o.subsystem}, needed ${taken.join(" or ")} (EFI)`;
 }
 
 export const relocationsStripped: Check = ({ image: { coff } }) =>
-  (coff.characteristics & pe.RELOCS_STRIPPED) === 0
-    ? undefined
-    : `Characteristics is ${hex(coff.characteristics)}, IMAGE_FILE_RELOCS_STRIPPED is set`;
+  (coff.characteristics & pe.RELOCS_STRIPPED) !== 0 &&
+  `Characteristics is ${hex(coff.characteristics)}, IMAGE_FILE_RELOCS_STRIPPED is set`;
 
 export const oddFileAlignment: Check = ({ image: { optional: o } }) =>
-  o.fileAlignment % 2 === 0
-    ? undefined
-    : { why: `FileAlignment is ${o.fileAlignment}, needed an even number`, args: [o.fileAlignment] };
+  o.fileAlignment % 2 !== 0 && {
+    why: `FileAlignment is ${o.fileAlignment}, needed an even number`,
+    args: [o.fileAlignment],
+  };
 
 export const sectionAlignmentNoPowerOfTwo: Check = ({ image: { optional: o } }) => {
   const { sectionAlignment: a } = o;
-  return a !== 0 && Number.isInteger(Math.log2(a)) ? undefined : `SectionAlignment is ${hex(a)}, needed a power of two`;
+  // Of 0 the logarithm is no number.
+  return !Number.isInteger(Math.log2(a)) && `SectionAlignment is ${hex(a)}, needed a power of two`;
 };
 
-export const certificateOutsideFile: Check = ({ image }) => {
-  const { virtualAddress, size } = directoryOf(image, pe.DIRECTORY_CERTIFICATE);
-  const end = virtualAddress + size;
-  return size === 0 || end <= image.bytes.length
-    ? undefined
-    : `the certificate table is at ${range(virtualAddress, end)}, the file ends at ${hex(image.bytes.length)}`;
-};
+/** A question about the place of the certificate table; where there is none, there is nothing to ask. */
+function certificateCheck(wrong: (end: number, fileEnd: number) => string | false): Check {
+  return ({ image }) => {
+    const { virtualAddress, size } = directoryOf(image, pe.DIRECTORY_CERTIFICATE);
+    const end = virtualAddress + size;
+    const needed = size !== 0 && wrong(end, image.bytes.length);
+    return needed && `the certificate table is at ${range(virtualAddress, end)}, ${needed}`;
+  };
+}
+
+export const certificateOutsideFile = certificateCheck(
+  (end, fileEnd) => end > fileEnd && `the file ends at ${hex(fileEnd)}`,
+);
 
 /** As firmware, shim and every signer want it (PE specification, "Attribute Certificate Table"). */
-export const certificateNotLast: Check = ({ image }) => {
-  const { virtualAddress, size } = directoryOf(image, pe.DIRECTORY_CERTIFICATE);
-  const end = virtualAddress + size;
-  return size === 0 || end === image.bytes.length
-    ? undefined
-    : `the certificate table is at ${range(virtualAddress, end)}, needed at the end of the file, ` +
-        `${hex(image.bytes.length)}`;
-};
+export const certificateNotLast = certificateCheck(
+  (end, fileEnd) => end !== fileEnd && `needed at the end of the file, ${hex(fileEnd)}`,
+);
 
 /** EDK2 looks for CODEVIEW entries; it needs to be able to read each entry. */
 export const debugEntriesOutsideFile: Check = ({ image }) => {
@@ -90,9 +91,10 @@ export const debugEntriesOutsideFile: Check = ({ image }) => {
   const section = size === 0 ? undefined : sectionAt(image, virtualAddress);
   if (section === undefined) return undefined;
   const start = section.header.pointerToRawData + virtualAddress - section.header.virtualAddress;
-  return start + size <= image.bytes.length
-    ? undefined
-    : `the debug directory is at offset ${range(start, start + size)}, the file ends at ${hex(image.bytes.length)}`;
+  return (
+    start + size > image.bytes.length &&
+    `the debug directory is at offset ${range(start, start + size)}, the file ends at ${hex(image.bytes.length)}`
+  );
 };
 
 const CODEVIEW = 2;
@@ -129,7 +131,7 @@ export function hashProblem(...kinds: readonly Problem["kind"][]): Check {
   return ({ hash }) => hash.problems.find(({ kind }) => kinds.includes(kind))?.text;
 }
 
-export const unsigned: Check = ({ hash }) => (hash.signed ? undefined : "the file is not signed yet");
+export const unsigned: Check = ({ hash }) => !hash.signed && "the file is not signed yet";
 
 // ---- sections
 
@@ -159,15 +161,16 @@ export function placeIn(section: Section, { optional }: Pe): string {
 }
 
 /** EDK2, for whatever has data, DWARF included. The last byte is what counts. */
-export const dataOutsideImage = anySection((s, image) =>
-  s.header.sizeOfRawData !== 0 && (outside(s.header.virtualAddress, image) || outside(sectionEnd(s) - 1, image))
-    ? placeIn(s, image)
-    : undefined,
+export const dataOutsideImage = anySection(
+  (s, image) =>
+    s.header.sizeOfRawData !== 0 &&
+    (outside(s.header.virtualAddress, image) || outside(sectionEnd(s) - 1, image)) &&
+    placeIn(s, image),
 );
 
 /** GRUB's peimage: every section, with data or without. */
-export const sectionOutsideImage = anySection((s, image) =>
-  sectionEnd(s) > image.optional.sizeOfImage ? placeIn(s, image) : undefined,
+export const sectionOutsideImage = anySection(
+  (s, image) => sectionEnd(s) > image.optional.sizeOfImage && placeIn(s, image),
 );
 
 const inHeaders = ({ header: h }: Section, { optional: { sizeOfHeaders } }: Pe): boolean =>
@@ -177,39 +180,41 @@ const inHeadersText = ({ header: h }: Section, { optional }: Pe): string =>
   `is at RVA ${hex(h.virtualAddress)} and offset ${hex(h.pointerToRawData)}, needed both from SizeOfHeaders ` +
   `${hex(optional.sizeOfHeaders)} on`;
 
-export const dataInsideHeaders = anySection((s, image) =>
-  s.header.sizeOfRawData !== 0 && inHeaders(s, image) ? inHeadersText(s, image) : undefined,
+export const dataInsideHeaders = anySection(
+  (s, image) => s.header.sizeOfRawData !== 0 && inHeaders(s, image) && inHeadersText(s, image),
 );
 
 /** shim and Red Hat's GRUB: nothing but UNINITIALIZED_DATA may point into the headers, not even without data. */
-export const notUninitialisedInsideHeaders = anySection((s, image) =>
-  !hasFlags(s, pe.CNT_UNINITIALIZED_DATA) && inHeaders(s, image)
-    ? `${inHeadersText(s, image)}, or UNINITIALIZED_DATA`
-    : undefined,
+export const notUninitialisedInsideHeaders = anySection(
+  (s, image) =>
+    !hasFlags(s, pe.CNT_UNINITIALIZED_DATA) &&
+    inHeaders(s, image) &&
+    `${inHeadersText(s, image)}, or UNINITIALIZED_DATA`,
 );
 
-export const sectionInsideHeaders = anySection(({ header: h }, { optional: { sizeOfHeaders } }) =>
-  h.virtualAddress >= sizeOfHeaders
-    ? undefined
-    : `is at RVA ${hex(h.virtualAddress)}, needed from SizeOfHeaders ${hex(sizeOfHeaders)} on`,
+export const sectionInsideHeaders = anySection(
+  ({ header: h }, { optional: { sizeOfHeaders } }) =>
+    h.virtualAddress < sizeOfHeaders &&
+    `is at RVA ${hex(h.virtualAddress)}, needed from SizeOfHeaders ${hex(sizeOfHeaders)} on`,
 );
 
-export const rawInsideHeaders = anySection(({ header: h }, { optional: { sizeOfHeaders } }) =>
-  h.sizeOfRawData === 0 || h.pointerToRawData >= sizeOfHeaders
-    ? undefined
-    : `has its raw data at ${hex(h.pointerToRawData)}, needed from SizeOfHeaders ${hex(sizeOfHeaders)} on`,
+export const rawInsideHeaders = anySection(
+  ({ header: h }, { optional: { sizeOfHeaders } }) =>
+    h.sizeOfRawData !== 0 &&
+    h.pointerToRawData < sizeOfHeaders &&
+    `has its raw data at ${hex(h.pointerToRawData)}, needed from SizeOfHeaders ${hex(sizeOfHeaders)} on`,
 );
 
 /** Also where there is no data: an offset far out is read as a length, too. */
 export const rawOutsideFile = anySection(({ header: h }, { bytes }) => {
   const end = h.pointerToRawData + h.sizeOfRawData;
-  return end <= bytes.length
-    ? undefined
-    : `has its raw data at ${range(h.pointerToRawData, end)}, the file ends at ${hex(bytes.length)}`;
+  return (
+    end > bytes.length && `has its raw data at ${range(h.pointerToRawData, end)}, the file ends at ${hex(bytes.length)}`
+  );
 });
 
-export const baseOutsideImage = anySection((s, image) =>
-  !discardable(s) && outside(s.header.virtualAddress, image) ? placeIn(s, image) : undefined,
+export const baseOutsideImage = anySection(
+  (s, image) => !discardable(s) && outside(s.header.virtualAddress, image) && placeIn(s, image),
 );
 
 /** RVA of a section's last byte in 32 bits, as loaders count: of an empty section at 0 it is 0xffffffff. */
@@ -217,8 +222,8 @@ const lastByte = (section: Section): number => (sectionEnd(section) - 1) >>> 0;
 const lastByteOutside = (s: Section, image: Pe): boolean => !discardable(s) && outside(lastByte(s), image);
 
 /** What shim calls "zero size". */
-export const endOutsideImage = anySection((s, image) =>
-  lastByteOutside(s, image) && !outside(s.header.virtualAddress, image) ? placeIn(s, image) : undefined,
+export const endOutsideImage = anySection(
+  (s, image) => lastByteOutside(s, image) && !outside(s.header.virtualAddress, image) && placeIn(s, image),
 );
 
 /** An address that is outside counts as 0, so a discardable section must be all inside or all outside. */
@@ -232,10 +237,10 @@ export const negativeSize = anySection((s, image) => {
         `outside SizeOfImage ${hex(sizeOfImage)}`;
 });
 
-export const rawLargerThanVirtual = anySection(({ header: h }) =>
-  h.sizeOfRawData <= roundUp(h.virtualSize, pe.PAGE_SIZE)
-    ? undefined
-    : `has ${hex(h.sizeOfRawData)} bytes of raw data, needed at most VirtualSize rounded up to a page, ` +
+export const rawLargerThanVirtual = anySection(
+  ({ header: h }) =>
+    h.sizeOfRawData > roundUp(h.virtualSize, pe.PAGE_SIZE) &&
+    `has ${hex(h.sizeOfRawData)} bytes of raw data, needed at most VirtualSize rounded up to a page, ` +
       `${hex(roundUp(h.virtualSize, pe.PAGE_SIZE))}`,
 );
 
@@ -306,26 +311,25 @@ export const readableOverlap = overlap((s) => !discardable(s) && hasFlags(s, pe.
 export const claimsNx = ({ image }: Evidence): boolean => (image.optional.dllCharacteristics & pe.NX_COMPAT) !== 0;
 
 export const notNxCompat: Check = (evidence) =>
-  claimsNx(evidence)
-    ? undefined
-    : `DllCharacteristics is ${hex(evidence.image.optional.dllCharacteristics)}, needed NX_COMPAT (${hex(pe.NX_COMPAT)})`;
+  !claimsNx(evidence) &&
+  `DllCharacteristics is ${hex(evidence.image.optional.dllCharacteristics)}, needed NX_COMPAT (${hex(pe.NX_COMPAT)})`;
 
 const sectionAlignmentBelowPage: Check = ({ image: { optional: o } }) =>
-  o.sectionAlignment >= pe.PAGE_SIZE
-    ? undefined
-    : `SectionAlignment is ${hex(o.sectionAlignment)}, needed at least ${hex(pe.PAGE_SIZE)}`;
+  o.sectionAlignment < pe.PAGE_SIZE &&
+  `SectionAlignment is ${hex(o.sectionAlignment)}, needed at least ${hex(pe.PAGE_SIZE)}`;
 
-export const notPageAligned = anySection(({ header: h }) =>
-  h.virtualAddress % pe.PAGE_SIZE === 0 ? undefined : `is at RVA ${hex(h.virtualAddress)}, which is not page-aligned`,
+export const notPageAligned = anySection(
+  ({ header: h }) =>
+    h.virtualAddress % pe.PAGE_SIZE !== 0 && `is at RVA ${hex(h.virtualAddress)}, which is not page-aligned`,
 );
 
-const writableAndExecutable = (s: Section): string | undefined =>
-  hasFlags(s, pe.MEM_WRITE) && hasFlags(s, pe.MEM_EXECUTE) ? "is writable and executable" : undefined;
+const writableAndExecutable = (s: Section): string | false =>
+  hasFlags(s, pe.MEM_WRITE) && hasFlags(s, pe.MEM_EXECUTE) && "is writable and executable";
 
 export const anyWritableAndExecutable = anySection(writableAndExecutable);
 /** Of those that shim loads. */
-export const loadedWritableAndExecutable = anySection((s) =>
-  hasFlags(s, pe.MEM_READ) && !discardable(s) ? writableAndExecutable(s) : undefined,
+export const loadedWritableAndExecutable = anySection(
+  (s) => hasFlags(s, pe.MEM_READ) && !discardable(s) && writableAndExecutable(s),
 );
 
 // What the claim promises.

@@ -15,29 +15,28 @@ import { profile, rulesOf, type Check, type Profile, type Rule } from "./rules.t
 /** Where Xen's payloads are looked up by name (xen/common/efi/boot.c): at most eight characters, no string table. */
 const PAYLOADS = [".config", ".kernel", ".ramdisk", ".ucode", ".xsm"];
 
-const payloadOutsideImage = check.anySection((s, image) =>
-  PAYLOADS.some((name) => check.isStoredAs(s, name)) && sectionEnd(s) > image.optional.sizeOfImage
-    ? check.placeIn(s, image)
-    : undefined,
+const payloadOutsideImage = check.anySection(
+  (s, image) =>
+    PAYLOADS.some((name) => check.isStoredAs(s, name)) &&
+    sectionEnd(s) > image.optional.sizeOfImage &&
+    check.placeIn(s, image),
 );
 
-const payloadNotFound = check.anySection((s) =>
-  PAYLOADS.includes(s.name) && s.header.name.startsWith("/")
-    ? "has its name in the string table, where Xen does not look: it is not found"
-    : undefined,
+const payloadNotFound = check.anySection(
+  (s) =>
+    PAYLOADS.includes(s.name) &&
+    s.header.name.startsWith("/") &&
+    "has its name in the string table, where Xen does not look: it is not found",
 );
 
 /** Loaders guarantee a 2 MiB boundary only by SectionAlignment. */
 export const alignmentTooSmall: Check = ({ image: { optional: o } }) =>
-  o.sectionAlignment !== 0 && o.sectionAlignment % SIZE_2M === 0
-    ? undefined
-    : `SectionAlignment is ${hex(o.sectionAlignment)}, needed a multiple of ` +
-      `${hex(SIZE_2M)}: the image is loaded at a multiple of it`;
+  (o.sectionAlignment === 0 || o.sectionAlignment % SIZE_2M !== 0) &&
+  `SectionAlignment is ${hex(o.sectionAlignment)}, needed a multiple of ` +
+    `${hex(SIZE_2M)}: the image is loaded at a multiple of it`;
 
 const tooLargeFor4G: Check = ({ image: { optional: o } }) =>
-  o.sizeOfImage <= 2 ** 32 - SIZE_2M
-    ? undefined
-    : `SizeOfImage is ${hex(o.sizeOfImage)}, needed room for it below 4 GiB`;
+  o.sizeOfImage > 2 ** 32 - SIZE_2M && `SizeOfImage is ${hex(o.sizeOfImage)}, needed room for it below 4 GiB`;
 
 const XEN = "xen-project/xen";
 
@@ -123,7 +122,7 @@ const U_BOOT = "u-boot/u-boot lib/efi_loader/efi_image_loader.c";
 
 const targetBeyondSections: Check = ({ image, relocations: { highest } }) => {
   const end = image.sections.reduce((most, s) => Math.max(most, sectionEnd(s)), 0);
-  return highest < end ? undefined : `a base relocation is for RVA ${hex(highest)}, memory ends at RVA ${hex(end)}`;
+  return highest >= end && `a base relocation is for RVA ${hex(highest)}, memory ends at RVA ${hex(end)}`;
 };
 
 const U_BOOT_RULES: readonly Rule[] = [

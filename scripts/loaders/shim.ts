@@ -86,18 +86,20 @@ const NX_SECTIONS: readonly Rule[] = [
 
 const sbatOf = (image: Pe): Section[] => image.sections.filter((s) => check.isStoredAs(s, ".sbat"));
 
-export const noSbat: Check = ({ image }) => (sbatOf(image).length !== 0 ? undefined : "there is no section .sbat");
-const twoSbat: Check = ({ image }) => (sbatOf(image).length < 2 ? undefined : "there are two sections .sbat");
+export const noSbat: Check = ({ image }) => sbatOf(image).length === 0 && "there is no section .sbat";
+const twoSbat: Check = ({ image }) => sbatOf(image).length > 1 && "there are two sections .sbat";
 const sbatHasRelocations: Check = ({ image }) => {
   const count = sbatOf(image).find((s) => s.header.numberOfRelocations !== 0)?.header.numberOfRelocations;
-  return count === undefined ? undefined : `section .sbat has NumberOfRelocations ${count}, needed 0`;
+  return count !== undefined && `section .sbat has NumberOfRelocations ${count}, needed 0`;
 };
 const sbatTooShort: Check = ({ image }) => {
   const h = sbatOf(image)[0]?.header;
-  return h === undefined || h.sizeOfRawData >= h.virtualSize
-    ? undefined
-    : `section .sbat has ${hex(h.sizeOfRawData)} bytes of raw data, needed VirtualSize ` +
-        `${hex(h.virtualSize)}: it does not count`;
+  return (
+    h !== undefined &&
+    h.sizeOfRawData < h.virtualSize &&
+    `section .sbat has ${hex(h.sizeOfRawData)} bytes of raw data, needed VirtualSize ` +
+      `${hex(h.virtualSize)}: it does not count`
+  );
 };
 
 const SECOND_STAGE: readonly Rule[] = [
