@@ -5,18 +5,21 @@
 import { Buffer } from "node:buffer";
 import { attempt } from "../cli/attempt.ts";
 import { hex } from "../cli/numbers.ts";
-import { ABSOLUTE, entriesOf, repeatedTargets, walkRelocations } from "../loaders/relocation-table.ts";
-import type { RelocationEntry } from "../loaders/relocation-table.ts";
+import {
+  ABSOLUTE,
+  entriesOf,
+  repeatedTargets,
+  walkRelocations,
+  type RelocationEntry,
+} from "../loaders/relocation-table.ts";
 import { definedSymbols } from "../pe/symbols.ts";
 import { baseRelocations } from "../xen/relocations.ts";
 import { leaReferences } from "../xen/references.ts";
-import { byAddress, hasFlags, sectionAt } from "../pe/image.ts";
-import type { Image } from "../pe/image.ts";
+import { byAddress, hasFlags, sectionAt, type Image } from "../pe/image.ts";
 import { readStructure, structure, viewOf } from "../tables/fields.ts";
 import * as mb from "../tables/multiboot.ts";
 import * as pe from "../tables/pe.ts";
-import { findMultiboot1, findMultiboot2, multiboot2Tags } from "../xen/multiboot.ts";
-import type { Multiboot2Tag } from "../xen/multiboot.ts";
+import { findMultiboot1, findMultiboot2, multiboot2Tags, type Multiboot2Tag } from "../xen/multiboot.ts";
 import * as names from "./inspect-names.ts";
 
 /** A data directory; an empty one where the image has fewer. */
@@ -42,47 +45,38 @@ function fileOffsetOf(image: Image, rva: number): number | null {
 // ---- base relocations
 
 export function relocationFacts(image: Image) {
-  const { start, size, present, blocks: found } = walkRelocations(image);
-  const blocks = found.map((block) => ({
-    page: block.page,
-    size: block.bytes.length,
-    entries: [...entriesOf(block)].map((entry) => ({
-      ...entry,
-      section: sectionAt(image, entry.target)?.name ?? "no section",
-    })),
-  }));
-  const entries = blocks.flatMap((block) => block.entries);
+  const { start, size, present, blocks } = walkRelocations(image);
+  const entriesIn = blocks.map((block) =>
+    [...entriesOf(block)].map((e) => ({ ...e, section: sectionAt(image, e.target)?.name ?? "no section" })),
+  );
+  const entries = entriesIn.flat();
   return {
     entries: entries.length,
     types: typeCounts(entries),
     /** Number of targets by the name of their section; padding entries have none. */
     sections: Object.fromEntries(counted(targetsOf(entries).map(({ section }) => section))),
-    blocks: blocks.map((block) => blockFacts(block.page, block.size, block.entries)),
+    blocks: blocks.map(({ page, bytes }, i) => ({ page, size: bytes.length, ...blockFacts(entriesIn[i] ?? []) })),
     /** `lea` instructions in code sections that compute the table's first address, and the one behind it: what moving it patches. */
     startReferences: size === 0 ? [] : references(image, start),
     endReferences: size === 0 ? [] : references(image, start + size),
     /** What every loader of PE images fixes up more than once; null where nothing is. */
-    repeated: repeatedTargets(found) ?? null,
+    repeated: repeatedTargets(blocks) ?? null,
     /** Why no transform takes the table; the blocks go as far as it can be followed. */
     problem: relocationProblem(image, present, size),
   };
 }
 
-interface Entry extends RelocationEntry {
-  readonly section: string;
-}
+type Entry = RelocationEntry & { readonly section: string };
 
-function blockFacts(page: number, size: number, entries: readonly Entry[]) {
+function blockFacts(entries: readonly Entry[]) {
   const targets = targetsOf(entries);
-  const addresses = targets.map(({ target }) => target);
+  const addresses = targets.map(({ target }) => target).sort((a, b) => a - b);
   return {
-    page,
-    size,
     /** Number of entries by the name of their type. */
     types: typeCounts(entries),
     /** Lowest and highest target; null in a block that pads only. */
-    first: addresses.length === 0 ? null : addresses.reduce((a, b) => Math.min(a, b)),
-    last: addresses.length === 0 ? null : addresses.reduce((a, b) => Math.max(a, b)),
+    first: addresses[0] ?? null,
+    last: addresses.at(-1) ?? null,
     sections: [...new Set(targets.map(({ section }) => section))],
   };
 }
@@ -193,7 +187,7 @@ export function multiboot2Facts(image: Image, bytes: Uint8Array) {
   };
 }
 
-function runAt(bytes: Uint8Array, at: number): { byte: number; bytes: number } | null {
+function runAt(bytes: Uint8Array, at: number) {
   const byte = bytes[at];
   if (byte === undefined) return null;
   let end = at;
@@ -212,9 +206,8 @@ function tagFacts(tags: readonly Multiboot2Tag[]) {
   return tags.map(({ type, flags, bytes }) => {
     const offset = next;
     next += Math.ceil(bytes.length / mb.MB2_ALIGN) * mb.MB2_ALIGN;
-    const words = Array.from({ length: Math.floor((bytes.length - mb.MB2_TAG.size) / 4) }, (_, i) =>
-      viewOf(bytes).getUint32(mb.MB2_TAG.size + 4 * i, true),
-    );
+    const length = Math.floor((bytes.length - mb.MB2_TAG.size) / 4);
+    const words = Array.from({ length }, (_, i) => viewOf(bytes).getUint32(mb.MB2_TAG.size + 4 * i, true));
     const request = type === mb.MB2_INFORMATION_REQUEST;
     const fields = request ? [] : (names.MB2_TAG_FIELDS[type] ?? []).slice(0, words.length);
     const described = mb.MB2_TAG.size + 4 * (request ? words.length : fields.length);

@@ -124,7 +124,7 @@ function sectionFacts(section: Section) {
 
 /** Parts that cover all of the file; one overlaps that begins before another has ended. */
 function regionFacts(image: Image, bytes: Uint8Array, certificates: pe.DataDirectory) {
-  const { pointerToSymbolTable } = image.coff;
+  const { coff, symbols, strings } = image;
   const part = (what: string, start: number, size: number) => ({
     what,
     start,
@@ -133,26 +133,23 @@ function regionFacts(image: Image, bytes: Uint8Array, certificates: pe.DataDirec
   const parts = [
     part("headers", 0, image.optional.sizeOfHeaders),
     ...image.sections.map(({ name, header }) => part(name, header.pointerToRawData, header.sizeOfRawData)),
-    part("COFF symbols", pointerToSymbolTable, image.symbols.length),
-    part("COFF strings", pointerToSymbolTable + image.symbols.length, image.strings.length),
+    part("COFF symbols", coff.pointerToSymbolTable, symbols.length),
+    part("COFF strings", coff.pointerToSymbolTable + symbols.length, strings.length),
     part("certificate table", certificates.virtualAddress, certificates.size),
   ].filter(({ start, end }) => end > start);
-  const described = (what: string, start: number, end: number, overlaps = false) => {
-    const sha = sha256(bytes.subarray(start, end));
-    return { what, start, end, sha256: sha, /** Only asked for what belongs to nobody. */ zeros: false, overlaps };
-  };
-  const nobodys = (what: string, start: number, end: number) => {
-    const zeros = bytes.subarray(start, end).every((byte) => byte === 0);
-    return { ...described(what, start, end), zeros };
+  /** @param mine whether it belongs to something: of what does not, it is told whether it is zeros */
+  const described = (what: string, start: number, end: number, mine: boolean, overlaps = false) => {
+    const data = bytes.subarray(start, end);
+    return { what, start, end, sha256: sha256(data), zeros: !mine && data.every((byte) => byte === 0), overlaps };
   };
   let covered = 0;
   const all = parts
     .sort((a, b) => a.start - b.start || a.end - b.end)
     .flatMap(({ what, start, end }) => {
-      const gap = start > covered ? [nobodys("gap", covered, start)] : [];
+      const gap = start > covered ? [described("gap", covered, start, false)] : [];
       const overlaps = start < covered;
       covered = Math.max(covered, end);
-      return [...gap, described(what, start, end, overlaps)];
+      return [...gap, described(what, start, end, true, overlaps)];
     });
-  return covered < bytes.length ? [...all, nobodys("trailing", covered, bytes.length)] : all;
+  return covered < bytes.length ? [...all, described("trailing", covered, bytes.length, false)] : all;
 }

@@ -9,20 +9,14 @@ import type { Facts, Plain } from "./inspect-facts.ts";
 
 export function factsText(facts: Facts): string {
   const sizeOfHeaders = Number(facts.optional.sizeOfHeaders);
+  const [coffFlags, dllFlags] = [facts.coffFlagNames.join(" "), facts.dllFlagNames.join(" ")];
   const blocks = [
     summary(facts),
     section("MS-DOS header", [["e_lfanew", hex(facts.lfanew)]]),
-    section(
-      "COFF file header",
-      fieldRows(facts.coff, { characteristics: facts.coffFlagNames.join(" "), machine: "x86-64" }),
-    ),
+    section("COFF file header", fieldRows(facts.coff, { characteristics: coffFlags, machine: "x86-64" })),
     section(
       "Optional header",
-      fieldRows(facts.optional, {
-        magic: "PE32+",
-        subsystem: facts.subsystemName,
-        dllCharacteristics: facts.dllFlagNames.join(" "),
-      }),
+      fieldRows(facts.optional, { magic: "PE32+", subsystem: facts.subsystemName, dllCharacteristics: dllFlags }),
     ),
     directories(facts),
     sections(facts),
@@ -83,8 +77,8 @@ function counts(numbers: Readonly<Record<string, number>>): string {
     .join(", ");
 }
 
-/** Range and size, two cells. */
-function extent(start: number, end: number): Row {
+/** Two cells. */
+function rangeAndSize(start: number, end: number): Row {
   return [range(start, end), hex(end - start)];
 }
 
@@ -120,7 +114,7 @@ function directories({ directories }: Facts): string[] {
     ...directories.map(({ name, virtualAddress, size, section }, i) => {
       const where = section ?? (name === "Certificate Table" ? "file offset" : "no section");
       const empty = virtualAddress === 0 && size === 0;
-      return [String(i), name, ...(empty ? ["-"] : [...extent(virtualAddress, virtualAddress + size), where])];
+      return [String(i), name, ...(empty ? ["-"] : [...rangeAndSize(virtualAddress, virtualAddress + size), where])];
     }),
   ]);
 }
@@ -134,8 +128,8 @@ function sections({ sections }: Facts): string[] {
       return [
         String(i + 1),
         name === printable(storedName) ? name : `${name} (${storedName})`,
-        ...(file === null ? [nowhere, "0x0"] : extent(file.start, file.end)),
-        ...extent(memory.start, memory.end),
+        ...(file === null ? [nowhere, "0x0"] : rangeAndSize(file.start, file.end)),
+        ...rangeAndSize(memory.start, memory.end),
         one.delta === null ? "-" : signedHex(one.delta),
         one.rwx,
         [hex(Number(header.characteristics)), ...one.flagNames, ...leftovers(header)].join(" "),
@@ -173,22 +167,16 @@ function multiboot1(facts: Facts["multiboot1"], sizeOfHeaders: number): string[]
 
 function multiboot2(facts: Facts["multiboot2"], sizeOfHeaders: number): string[] {
   if (facts === null) return ["Multiboot2 header: none"];
-  const { fields, tags, behind, problem } = facts;
+  const { fields, tags, rva, behind, problem } = facts;
+  const where = rva === null ? "" : ` at RVA ${hex(rva + fields.headerLength)}`;
+  const padding = behind !== null && PADDING.includes(behind.byte) ? `${hex(behind.bytes)} bytes of` : "no";
   return [
     ...section(`Multiboot2 header ${placeText(facts, sizeOfHeaders, "32 KiB")}`, snakeRows(fields)),
     ...(problem === null
       ? table([["offset", "type", "flags", "size", "tag"], ...tags.map(tagRow)])
       : [`  problem: ${problem}`]),
-    ...(behind === null ? [] : [`  behind it${placeBehind(facts)}: ${paddingText(behind)}${hex(behind.byte)}`]),
+    ...(behind === null ? [] : [`  behind it${where}: ${padding} padding, ${hex(behind.byte)}`]),
   ];
-}
-
-function placeBehind({ rva, fields }: NonNullable<Facts["multiboot2"]>): string {
-  return rva === null ? "" : ` at RVA ${hex(rva + fields.headerLength)}`;
-}
-
-function paddingText({ byte, bytes }: { byte: number; bytes: number }): string {
-  return PADDING.includes(byte) ? `${hex(bytes)} bytes of padding, ` : "no padding, ";
 }
 
 function tagRow({ offset, type, name, optional, flags, size, fields, requests, rest }: TagFacts): Row {
@@ -254,7 +242,7 @@ function regions({ regions }: Facts): string[] {
   return section(
     "File, part by part",
     regions.map(({ what, start, end, sha256, zeros, overlaps }) => [
-      ...extent(start, end),
+      ...rangeAndSize(start, end),
       zeros ? "zeros" : sha256,
       overlaps ? `${what}, overlapping` : what,
     ]),
