@@ -30,7 +30,7 @@ import { transformCommand } from "./pe/transform.ts";
 import { readStructure, viewOf, writeStructure } from "./tables/fields.ts";
 import * as mb from "./tables/multiboot.ts";
 import * as pe from "./tables/pe.ts";
-import { findMultiboot1, findMultiboot2, multiboot2Tags, multibootChecksum } from "./xen/multiboot.ts";
+import { INT3, NOP, findMultiboot1, findMultiboot2, multiboot2Tags, multibootChecksum } from "./xen/multiboot.ts";
 import type { Multiboot2Tag } from "./xen/multiboot.ts";
 import { withTruthfulNxCompat } from "./xen/nx-compat.ts";
 import { baseRelocations, relocationDirectory } from "./xen/relocations.ts";
@@ -48,9 +48,6 @@ Next: verify.ts. Exit status: 0 done, 1 image unsuitable, 2 wrong usage.
 `;
 
 const ACTION = "write the Multiboot headers";
-/** What counts as padding behind the old header: NOP and INT3. Anything else, zeros included, is content. */
-const NOP = 0x90;
-const INT3 = 0xcc;
 /** The Multiboot1 header's room ends with the header area, or here if that comes first: QEMU wants the header to begin below 8192 - 48 (hw/i386/multiboot.c). */
 const MB1_AREA_END = 8064;
 /** Page-align modules, and memory information: what Xen's own Multiboot1 header asks for. */

@@ -3,6 +3,7 @@
 // no date. All sizes and addresses are hexadecimal, all ranges half-open; a count is decimal.
 
 import { hex, printable, range } from "../cli/numbers.ts";
+import { INT3, NOP } from "../xen/multiboot.ts";
 import { repeatedText } from "../loaders/relocation-table.ts";
 import type { MultibootPlace, TagFacts } from "./inspect-boot.ts";
 import type { Facts, Plain } from "./inspect-facts.ts";
@@ -154,9 +155,6 @@ function placeText({ fileOffset, rva, section, found }: MultibootPlace, sizeOfHe
   return `at file offset ${hex(fileOffset)}, ${where}${found ? "" : `: too far, loaders look at the first ${window} of the file`}`;
 }
 
-/** What emit-header may grow into: NOP or INT3. */
-const PADDING: readonly number[] = [0x90, 0xcc];
-
 function multiboot1(facts: Facts["multiboot1"], sizeOfHeaders: number): string[] {
   if (facts === null) return ["Multiboot1 header: none"];
   return section(`Multiboot1 header ${placeText(facts, sizeOfHeaders, "8 KiB")}`, [
@@ -169,7 +167,7 @@ function multiboot2(facts: Facts["multiboot2"], sizeOfHeaders: number): string[]
   if (facts === null) return ["Multiboot2 header: none"];
   const { fields, tags, rva, behind, problem } = facts;
   const where = rva === null ? "" : ` at RVA ${hex(rva + fields.headerLength)}`;
-  const padding = behind !== null && PADDING.includes(behind.byte) ? `${hex(behind.bytes)} bytes of` : "no";
+  const padding = behind !== null && [NOP, INT3].includes(behind.byte) ? `${hex(behind.bytes)} bytes of` : "no";
   return [
     ...section(`Multiboot2 header ${placeText(facts, sizeOfHeaders, "32 KiB")}`, snakeRows(fields)),
     ...(problem === null

@@ -9,6 +9,10 @@ import type { Image } from "../pe/image.ts";
 import { readStructure, viewOf } from "../tables/fields.ts";
 import * as mb from "../tables/multiboot.ts";
 
+/** What counts as padding behind Xen's Multiboot2 header. Anything else, zeros included, is content. */
+export const NOP = 0x90;
+export const INT3 = 0xcc;
+
 /**
  * The offset of the first Multiboot header: on a multiple of 4, with the magic and a checksum that fits.
  * @param limit bytes that are looked at
