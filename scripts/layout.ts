@@ -8,17 +8,8 @@
 
 import { Buffer } from "node:buffer";
 import * as path from "node:path";
-import {
-  aboutFile,
-  displayName,
-  readInput,
-  refuseSameFile,
-  runIfMain,
-  writeOutput,
-  type Command,
-  type Io,
-  type Values,
-} from "./cli/cli.ts";
+import { aboutFile, displayName, readInput, refuseSameFile, runIfMain, writeOutput } from "./cli/cli.ts";
+import type { Command, Io, Values } from "./cli/cli.ts";
 import { UsageError } from "./cli/errors.ts";
 import { pictureFacts, type PictureFacts } from "./show/picture-facts.ts";
 import { htmlPicture } from "./show/picture-html.ts";

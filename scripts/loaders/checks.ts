@@ -4,17 +4,8 @@
 
 import { hex, range } from "../cli/numbers.ts";
 import type { Problem } from "../judge/authenticode.ts";
-import {
-  byAddress,
-  directoryOf,
-  hasFlags,
-  roundUp,
-  sectionAt,
-  sectionEnd,
-  tableEnd,
-  type Pe,
-  type Section,
-} from "../judge/read.ts";
+import { byAddress, directoryOf, hasFlags, roundUp, sectionAt, sectionEnd, tableEnd } from "../judge/read.ts";
+import type { Pe, Section } from "../judge/read.ts";
 import { readStructure } from "../tables/fields.ts";
 import * as pe from "../tables/pe.ts";
 import type { Evidence } from "./facts.ts";

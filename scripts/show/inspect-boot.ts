@@ -5,13 +5,8 @@
 import { Buffer } from "node:buffer";
 import { attempt } from "../cli/attempt.ts";
 import { hex } from "../cli/numbers.ts";
-import {
-  ABSOLUTE,
-  entriesOf,
-  repeatedTargets,
-  walkRelocations,
-  type RelocationEntry,
-} from "../loaders/relocation-table.ts";
+import { ABSOLUTE, entriesOf, repeatedTargets, walkRelocations } from "../loaders/relocation-table.ts";
+import type { RelocationEntry } from "../loaders/relocation-table.ts";
 import { definedSymbols } from "../pe/symbols.ts";
 import { baseRelocations } from "../xen/relocations.ts";
 import { leaReferences } from "../xen/references.ts";

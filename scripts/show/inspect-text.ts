@@ -41,7 +41,7 @@ function section(heading: string, rows: readonly Row[]): string[] {
 }
 
 /** Names come from the file, and a terminal would act on some of them: every cell is made printable. */
-function table(rows: readonly Row[]): string[] {
+export function table(rows: readonly Row[]): string[] {
   const cells = rows.map((row) => row.map(printable));
   const widths: number[] = [];
   for (const row of cells) row.forEach((cell, i) => (widths[i] = Math.max(widths[i] ?? 0, cell.length)));

@@ -3,6 +3,7 @@
 // of the file, then what is in memory only; marks for what Multiboot loads; the same remarks.
 
 import { hex } from "../cli/numbers.ts";
+import { table } from "./inspect-text.ts";
 import { count, type Coverage, type Extent, type Part, type PictureFacts } from "./picture-facts.ts";
 
 /** What is somewhere; undefined where it is not. */
@@ -21,10 +22,9 @@ function onePicture(facts: PictureFacts): string {
     ...ends(row.memory),
     ...coverage.map((cover) => mark(cover, row)),
   ]);
-  const table = [["", "file", "to", "memory", "to", ...coverage.map(({ name }) => name)], ...lines];
-  const width = (column: number): number => Math.max(...table.map((row) => row[column]?.length ?? 0));
-  const padded = table.map((row) => `  ${row.map((cell, i) => cell.padEnd(width(i))).join("  ")}`.trimEnd());
-  return `${title}: ${count(size)} bytes\n${padded.join("\n")}\n\n${remarks.map(({ text, bad }) => `  ${bad ? "!" : " "} ${text}\n`).join("")}`;
+  const heading = ["", "file", "to", "memory", "to", ...coverage.map(({ name }) => name)];
+  const notes = remarks.map(({ text, bad }) => `  ${bad ? "!" : " "} ${text}\n`);
+  return `${title}: ${count(size)} bytes\n${table([heading, ...lines]).join("\n")}\n\n${notes.join("")}`;
 }
 
 function rows({ parts, holes, strays }: PictureFacts): (Place & { readonly name: string })[] {
