@@ -495,7 +495,8 @@ programs("started without \".ts\"; a failure's status and streams are the proces
 );
 
 programs("the chain through pipes", () => {
-  const step = (name: string): string => `'${[...TSX, script(`${name}.ts`)].join("' '")}' - -`;
+  const node = [process.execPath, ...process.execArgv];
+  const step = (name: string): string => `'${[...node, script(`${name}.ts`)].join("' '")}' - -`;
   const { status, stdout, stderr } = spawn(
     ["sh", "-c", `${step("relocate-reloc")} | ${step("align-sections")} | ${step("emit-header")}`],
     ORIGINAL,
