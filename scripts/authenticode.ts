@@ -10,7 +10,8 @@ import { aboutFile, displayName, readInput, runIfMain } from "./cli/cli.ts";
 import type { Command } from "./cli/cli.ts";
 import { range } from "./cli/numbers.ts";
 import { authenticode, authenticodeDigests } from "./judge/authenticode.ts";
-import type { Authenticode, CountName, FileRange, Place } from "./judge/authenticode.ts";
+import type { Authenticode, CountName, Place } from "./judge/authenticode.ts";
+import type { FileRange } from "./judge/hashed.ts";
 
 const USAGE = `Usage: authenticode.ts FILE [--json]
 

@@ -28,6 +28,7 @@ import { sectionTableEnd } from "./pe/image.ts";
 import { explanationText } from "./show/explain-text.ts";
 import { WHY } from "./show/explain-why.ts";
 import { stripDebug } from "./strip-debug.ts";
+import { verify } from "./verify.ts";
 
 /** The text, which must end as a complete one does. */
 function complete(original: Uint8Array, result: Uint8Array): string {
@@ -40,7 +41,9 @@ function complete(original: Uint8Array, result: Uint8Array): string {
   assert.is((changed ?? 0) + (moved ?? 0) + (stayed ?? 0) + (added ?? 0), result.length, "the sums do not add up");
   assert.match(
     text,
-    new RegExp(`\\n${changed} bytes changed in \\d+ places, ${moved} moved unchanged, none unexplained\\n$`),
+    new RegExp(
+      `\\n${changed} bytes changed in \\d+ places \\(in sections \\d+ in \\d+\\), ${moved} moved unchanged, none unexplained\\n$`,
+    ),
   );
   return text;
 }
@@ -68,6 +71,12 @@ for (const build of builtInBuilds()) {
         assert.ok(bytes !== undefined, step);
         if (before !== input.bytes) complete(before, bytes);
         const text = complete(input.bytes, bytes);
+        const { changed, places } = explain(input.bytes, bytes).account.sums().inSections;
+        if (step === "3-headers")
+          assert.match(
+            verify(input.bytes, bytes).report.join("\n"),
+            `changed in sections: ${changed} bytes in ${places} places,`,
+          );
         if (step === "3-headers") matchView(`${build.name}-${variant}-explained.txt`, text);
         before = bytes;
       }
@@ -240,7 +249,7 @@ const words = suite("words");
 words("nothing was done: nothing is explained, and nothing is left", () => {
   const text = complete(MINI.original, MINI.original);
   assert.match(text, /: no step\n/);
-  assert.match(text, /\n0 bytes changed in 0 places, 0 moved unchanged, none unexplained\n$/);
+  assert.match(text, /\n0 bytes changed in 0 places \(in sections 0 in 0\), 0 moved unchanged, none unexplained\n$/);
 });
 
 words("every change that an explanation of mini-xen has is asked for by somebody", () => {

@@ -1,26 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// The bytes that an Authenticode signature is about ("Windows Authenticode Portable Executable Signature Format",
-// "Calculating the PE Image Hash"), by each way of counting that signers and loaders use.
-//
-// They all hash the headers without CheckSum and without the certificate table's directory entry, and never the
-// certificate table. For what follows there are two rules. By sum (the specification, firmware, shim, sbsign, pesign):
-// the sections in the order of their raw pointers, then the rest of the file, which is taken to begin at SizeOfHeaders
-// + the sum of all SizeOfRawData. By line (osslsigncode): simply every byte up to the certificate table. They differ
-// where the raw data has a gap, which the sum rule leaves out, or overlaps, which it hashes twice.
+// What a signature of a file covers, by each way of counting (hashed.ts), and where that is not every byte once.
 
 import { createHash } from "node:crypto";
 import { hex, range } from "../cli/numbers.ts";
-import { offsetOf } from "../tables/fields.ts";
-import { DATA_DIRECTORY, DIRECTORY_CERTIFICATE, OPTIONAL_HEADER } from "../tables/pe.ts";
+import { DIRECTORY_CERTIFICATE } from "../tables/pe.ts";
 import type { DataDirectory } from "../tables/pe.ts";
-import { directoryOf, optionalAt, readPe, roundUp } from "./read.ts";
+import { bytesAddedUp, certificatesStart, exemptRanges, hashedRanges, join } from "./hashed.ts";
+import type { FileRange } from "./hashed.ts";
+import { directoryOf, readPe, roundUp } from "./read.ts";
 import type { Pe } from "./read.ts";
-
-/** File offsets, half-open. */
-export interface FileRange {
-  readonly start: number;
-  readonly end: number;
-}
 
 /** A range of the file and what is there: a section's raw data, a field, a gap between two of them. */
 export interface Place extends FileRange {
@@ -64,7 +52,6 @@ export interface Authenticode {
   readonly problems: readonly Problem[];
 }
 
-const CHECK_SUM_SIZE = 4;
 /**
  * Signers append the certificate table on a multiple of this, behind zeros (PE specification, "Attribute Certificate
  * Table").
@@ -74,34 +61,16 @@ const CERTIFICATE_ALIGN = 8;
 const MOST_PLACES = 100;
 
 /**
- * What is hashed of an image, in this order and with neighbours joined: by the rule that adds up sizes, and simply by line.
- * A signature means one thing to everybody where both are the same.
- */
-export function hashedRanges(image: Pe): {
-  readonly bySum: readonly FileRange[];
-  readonly byLine: readonly FileRange[];
-} {
-  const exempt = exemptPlaces(image);
-  const end = certificatesStart(image);
-  const sections = image.sections
-    .filter(({ header }) => header.sizeOfRawData !== 0)
-    .map(({ header }) => ({ start: header.pointerToRawData, end: header.pointerToRawData + header.sizeOfRawData }))
-    .sort((a, b) => a.start - b.start);
-  const rest = { start: bytesAddedUp(image), end };
-  return {
-    bySum: join([...without({ start: 0, end: image.optional.sizeOfHeaders }, exempt), ...sections, rest]),
-    byLine: join(without({ start: 0, end }, exempt)),
-  };
-}
-
-/**
  * How Authenticode's digest of a file is counted.
  * @param bytes a whole PE file, signed or not
  * @throws ImageError when it is not one
  */
 export function authenticode(bytes: Uint8Array, image: Pe = readPe(bytes)): Authenticode {
   const table = directoryOf(image, DIRECTORY_CERTIFICATE);
-  const exempt = exemptPlaces(image);
+  const names = ["CheckSum", "the certificate table's directory entry", "the certificate table"];
+  const exempt = exemptRanges(image)
+    .map((range, i): Place => ({ ...range, what: names[i] ?? "" }))
+    .filter(({ start, end }) => end > start);
   const { bySum, byLine } = hashedRanges(image);
   const padding = table.size === 0 ? roundUp(bytes.length, CERTIFICATE_ALIGN) - bytes.length : 0;
   const parts = fileParts(image);
@@ -159,32 +128,6 @@ export function authenticodeDigests(bytes: Uint8Array, { counts }: Authenticode)
 
 // ---- what is where
 
-/** File offset of the certificate table, which is what its size takes from the end of the file: so all of them count. */
-function certificatesStart(image: Pe): number {
-  return Math.max(0, image.bytes.length - directoryOf(image, DIRECTORY_CERTIFICATE).size);
-}
-
-function exemptPlaces(image: Pe): Place[] {
-  const checkSum = optionalAt(image) + offsetOf(OPTIONAL_HEADER, "checkSum");
-  const entry = optionalAt(image) + OPTIONAL_HEADER.size + DIRECTORY_CERTIFICATE * DATA_DIRECTORY.size;
-  const hasEntry = image.directories.length > DIRECTORY_CERTIFICATE;
-  const all = [
-    { start: checkSum, end: checkSum + CHECK_SUM_SIZE, what: "CheckSum" },
-    {
-      start: entry,
-      end: hasEntry ? entry + DATA_DIRECTORY.size : entry,
-      what: "the certificate table's directory entry",
-    },
-    { start: certificatesStart(image), end: image.bytes.length, what: "the certificate table" },
-  ];
-  return all.filter(({ start, end }) => end > start);
-}
-
-/** Where the rest of the file begins, as loaders add up what they have hashed. */
-function bytesAddedUp(image: Pe): number {
-  return image.sections.reduce((sum, { header }) => sum + header.sizeOfRawData, image.optional.sizeOfHeaders);
-}
-
 function fileParts(image: Pe): Place[] {
   const { pointerToSymbolTable: symbols } = image.coff;
   const strings = symbols + image.symbols.length;
@@ -226,29 +169,6 @@ function whatIsAt(at: number, parts: readonly Place[], fileSize: number): string
 }
 
 // ---- ranges
-
-/** What is left of a range without the exempt places in it. */
-function without(whole: FileRange, exempt: readonly FileRange[]): FileRange[] {
-  const pieces: FileRange[] = [];
-  let { start } = whole;
-  for (const hole of exempt) {
-    if (hole.start > start) pieces.push({ start, end: Math.min(hole.start, whole.end) });
-    start = Math.max(start, hole.end);
-  }
-  pieces.push({ start, end: whole.end });
-  return pieces.filter((p) => p.end > p.start);
-}
-
-/** The same bytes in the same order in as few ranges as possible. */
-function join(ranges: readonly FileRange[]): FileRange[] {
-  const joined: { start: number; end: number }[] = [];
-  for (const { start, end } of ranges) {
-    const last = joined.at(-1);
-    if (last?.end === start) last.end = Math.max(start, end);
-    else if (end > start) joined.push({ start, end });
-  }
-  return joined;
-}
 
 /** The bytes of the file that no range has, and those that more than one has. */
 function coverage(

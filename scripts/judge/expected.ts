@@ -298,18 +298,25 @@ function voidPatches(fixups: Fixups, header: HeaderChange, table: number): Patch
   return patches;
 }
 
+/** Finds the section that has an RVA of the original in it. */
+export function holders({ sections }: ExpectedFile, memory: Memory): (rva: number) => ExpectedSection | undefined {
+  const byStart = new Map(sections.filter((s) => s.from.header.virtualSize !== 0).map((s) => [s.before, s]));
+  return (rva) => byStart.get(segmentAt(memory, rva)?.start ?? -1);
+}
+
 /** File offsets in debug directory entries follow the data, which each entry's AddressOfRawData tells. */
-function debugPatches({ original, sections }: ExpectedFile, memory: Memory): Patch[] {
+function debugPatches(file: ExpectedFile, memory: Memory): Patch[] {
+  const { original } = file;
   const { virtualAddress, size } = directoryOf(original, pe.DIRECTORY_DEBUG);
   if (size === 0) return [];
   const directory = bytesIn(memory, virtualAddress, virtualAddress + size, "its debug directory");
-  const holders = new Map(sections.filter((s) => s.from.header.virtualSize !== 0).map((s) => [s.before, s]));
+  const holderOf = holders(file, memory);
   const patches: Patch[] = [];
   for (let at = 0; at + pe.DEBUG_DIRECTORY_ENTRY.size <= size; at += pe.DEBUG_DIRECTORY_ENTRY.size) {
     const entry = readStructure(pe.DEBUG_DIRECTORY_ENTRY, directory, at);
     if (entry.pointerToRawData === 0) continue;
     const rva = entry.addressOfRawData;
-    const holder = holders.get(segmentAt(memory, rva)?.start ?? -1);
+    const holder = holderOf(rva);
     if (holder === undefined)
       throw new ImageError(
         `its debug directory entry at RVA ${hex(virtualAddress + at)} is for data at RVA ${hex(rva)}, which is in no section`,

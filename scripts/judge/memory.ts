@@ -53,16 +53,21 @@ export function memoryOf(segments: readonly Segment[]): Segment[] {
   return memory;
 }
 
-/** The segment that an address lies in. */
-export function segmentAt(memory: Memory, address: number): Segment | undefined {
-  let [low, high] = [0, memory.length];
+/** The last of a list, in the order of `key`, whose key is at most `value`. */
+export function lastUpTo<T>(list: readonly T[], key: (item: T) => number, value: number): T | undefined {
+  let [low, high] = [0, list.length];
   while (low < high) {
     const middle = (low + high) >>> 1;
-    if ((memory[middle]?.end ?? 0) <= address) low = middle + 1;
+    if (key(list[middle] as T) <= value) low = middle + 1;
     else high = middle;
   }
-  const segment = memory[low];
-  return segment !== undefined && segment.start <= address ? segment : undefined;
+  return list[low - 1];
+}
+
+/** The segment that an address lies in. */
+export function segmentAt(memory: Memory, address: number): Segment | undefined {
+  const segment = lastUpTo(memory, ({ start }) => start, address);
+  return segment !== undefined && address < segment.end ? segment : undefined;
 }
 
 /**

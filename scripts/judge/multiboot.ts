@@ -4,6 +4,7 @@
 import { ImageError } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
 import { readStructure, writeStructure } from "../tables/fields.ts";
+import type { Fields, Row, Structure } from "../tables/fields.ts";
 import * as mb from "../tables/multiboot.ts";
 import { MULTIBOOT1, MULTIBOOT2, findHeader, tagsOfHeader, tagName } from "./loads.ts";
 import type { HeaderTag } from "./loads.ts";
@@ -92,35 +93,36 @@ function choices(tags: readonly HeaderTag[]): (readonly HeaderTag[])[] {
 }
 
 function headerBytes(tags: readonly HeaderTag[], headerAddr: number, span: Span, entryAddr: number): Uint8Array {
-  const address = new Uint8Array(mb.MB2_ADDRESS_TAG.size);
-  const entry = new Uint8Array(mb.MB2_ENTRY_ADDRESS_TAG.size);
-  const end = new Uint8Array(mb.MB2_TAG.size);
   const { first: loadAddr, dataEnd: loadEndAddr, mappedEnd: bssEndAddr } = span;
-  const addresses = { headerAddr, loadAddr, loadEndAddr, bssEndAddr };
-  writeStructure(
-    mb.MB2_ADDRESS_TAG,
-    { type: mb.MB2_ADDRESS, flags: 0, size: address.length, ...addresses },
-    address,
-    0,
-  );
-  writeStructure(
-    mb.MB2_ENTRY_ADDRESS_TAG,
-    { type: mb.MB2_ENTRY_ADDRESS, flags: 0, size: entry.length, entryAddr },
-    entry,
-    0,
-  );
-  writeStructure(mb.MB2_TAG, { type: mb.MB2_END, flags: 0, size: end.length }, end, 0);
-  const parts = [address, entry, ...tags.map((tag) => tag.bytes), end];
+  const tag = (type: number, { size }: Structure<readonly Row[]>): Fields<typeof mb.MB2_TAG.rows> => ({
+    type,
+    flags: 0,
+    size,
+  });
+  const addresses = { ...tag(mb.MB2_ADDRESS, mb.MB2_ADDRESS_TAG), headerAddr, loadAddr, loadEndAddr, bssEndAddr };
+  const parts = [
+    bytesOf(mb.MB2_ADDRESS_TAG, addresses),
+    bytesOf(mb.MB2_ENTRY_ADDRESS_TAG, { ...tag(mb.MB2_ENTRY_ADDRESS, mb.MB2_ENTRY_ADDRESS_TAG), entryAddr }),
+    ...tags.map((old) => old.bytes),
+    bytesOf(mb.MB2_TAG, tag(mb.MB2_END, mb.MB2_TAG)),
+  ];
   const headerLength = parts.reduce((sum, part) => sum + roundUp(part.length, mb.MB2_ALIGN), mb.MB2_HEADER.size);
-  const bytes = new Uint8Array(headerLength);
   const [magic, architecture] = [mb.MB2_MAGIC, mb.MB2_ARCHITECTURE_I386];
   const checksum = -(magic + architecture + headerLength) >>> 0;
-  writeStructure(mb.MB2_HEADER, { magic, architecture, headerLength, checksum }, bytes, 0);
+  const bytes = new Uint8Array(headerLength);
+  bytes.set(bytesOf(mb.MB2_HEADER, { magic, architecture, headerLength, checksum }));
   let at = mb.MB2_HEADER.size;
   for (const part of parts) {
     bytes.set(part, at);
     at += roundUp(part.length, mb.MB2_ALIGN);
   }
+  return bytes;
+}
+
+/** A structure by itself. */
+function bytesOf<Rows extends readonly Row[]>(form: Structure<Rows>, values: Fields<Rows>): Uint8Array {
+  const bytes = new Uint8Array(form.size);
+  writeStructure(form, values, bytes, 0);
   return bytes;
 }
 
@@ -135,14 +137,14 @@ export function multiboot1Place(sizeOfHeaders: number): number {
 /** The new Multiboot1 header, which loads the header area along, below the span. */
 export function multiboot1Header(span: Span, sizeOfHeaders: number, entryAddr: number): Uint8Array {
   const [magic, flags, loadAddr] = [mb.MB1_MAGIC, mb.MB1_AOUT_KLUDGE | 3, span.first - sizeOfHeaders];
-  const addresses = {
+  return bytesOf(mb.MB1_ADDRESS_HEADER, {
+    magic,
+    flags,
+    checksum: -(magic + flags) >>> 0,
     headerAddr: loadAddr + multiboot1Place(sizeOfHeaders),
     loadAddr,
     loadEndAddr: span.dataEnd,
     bssEndAddr: span.mappedEnd,
     entryAddr,
-  };
-  const bytes = new Uint8Array(mb.MB1_ADDRESS_HEADER.size);
-  writeStructure(mb.MB1_ADDRESS_HEADER, { magic, flags, checksum: -(magic + flags) >>> 0, ...addresses }, bytes, 0);
-  return bytes;
+  });
 }

@@ -63,7 +63,7 @@ function changesText({ file, needed: { memory, patches, header } }: Loaded): str
   const dropped = header?.dropped ?? [];
   const tags = dropped.length === 0 ? "" : `; no room for the optional tags ${dropped.join(" ")}`;
   return [
-    `changed: ${bytes} bytes in ${places} places, none unexplained (${causes})`,
+    `changed in sections: ${bytes} bytes in ${places} places, none unexplained (${causes})`,
     `memory: ${shape}; zeros added behind ${grown.length === 0 ? "no section" : grown.join(" ")}${tags}`,
   ];
 }

@@ -5,7 +5,9 @@
 import { Buffer } from "node:buffer";
 import { ImageError } from "../cli/errors.ts";
 import { hex } from "../cli/numbers.ts";
+import { lastUpTo } from "../judge/memory.ts";
 import { viewOf } from "../tables/fields.ts";
+import { IN_SECTIONS } from "./explain-why.ts";
 import type { Reason } from "./explain-why.ts";
 
 /** A run of the result that comes from one run of the original, or is zeros where the original has nothing. */
@@ -44,6 +46,8 @@ export interface Change extends Words {
 export interface Sums {
   readonly changed: number;
   readonly places: number;
+  /** Those of them that are sections' data, which is what verify counts. */
+  readonly inSections: { readonly changed: number; readonly places: number };
   /** Unchanged bytes of the original, at another file offset, and at the same. */
   readonly moved: number;
   readonly stayed: number;
@@ -130,17 +134,24 @@ export class Account {
 
   /** The piece that an offset of the result is in. */
   pieceAt(at: number): Piece | undefined {
-    return this.pieces.find((piece) => at >= piece.at && at < piece.at + piece.size);
+    const piece = lastUpTo(this.pieces, (p) => p.at, at);
+    return piece !== undefined && at < piece.at + piece.size ? piece : undefined;
   }
 
   sums(): Sums {
-    const changed = this.changes.reduce((sum, change) => sum + change.changed, 0);
+    const inSections = this.changes.filter(({ why }) => IN_SECTIONS.has(why));
+    const bytes = (changes: readonly Change[]): number => changes.reduce((sum, { changed }) => sum + changed, 0);
     const sizes = { moved: 0, stayed: 0, added: 0 };
     const kind = (piece: Piece | undefined): keyof typeof sizes =>
       piece?.from === undefined ? "added" : piece.from === piece.at ? "stayed" : "moved";
     for (const piece of this.pieces) sizes[kind(piece)] += piece.size;
     for (const change of this.changes) sizes[kind(this.pieceAt(change.at))] -= change.changed;
-    return { changed, places: this.changes.length, ...sizes };
+    return {
+      changed: bytes(this.changes),
+      places: this.changes.length,
+      inSections: { changed: bytes(inSections), places: inSections.length },
+      ...sizes,
+    };
   }
 
   /** What of the original was not copied, in its order. */

@@ -5,16 +5,18 @@
 import { ImageError } from "../cli/errors.ts";
 import { hex, printable } from "../cli/numbers.ts";
 import { checkSum } from "../judge/checksum.ts";
-import { expectedFile, expectedMemory, newSectionNumbers, newSymbolValues } from "../judge/expected.ts";
+import { expectedFile, expectedMemory, holders, newSectionNumbers, newSymbolValues } from "../judge/expected.ts";
 import type { ExpectedFile, ExpectedMemory, Steps } from "../judge/expected.ts";
 import { spelled } from "../judge/file.ts";
 import { MULTIBOOT2, findHeader, tagsOfHeader, tagName } from "../judge/loads.ts";
+import { lastUpTo } from "../judge/memory.ts";
 import type { Patch } from "../judge/memory.ts";
 import { multiboot1Header, multiboot1Place } from "../judge/multiboot.ts";
 import type { HeaderChange } from "../judge/multiboot.ts";
 import { byAddress, directoryOf, optionalAt, tableEnd, tableStart } from "../judge/read.ts";
 import type { Pe, Section } from "../judge/read.ts";
 import { definedSymbols, sectionNumbers } from "../judge/symbols.ts";
+import type { DefinedSymbol } from "../judge/symbols.ts";
 import { offsetOf, viewOf } from "../tables/fields.ts";
 import type { Row, Structure } from "../tables/fields.ts";
 import { MB2_ADDRESS } from "../tables/multiboot.ts";
@@ -185,11 +187,17 @@ function renumberSymbols(file: ExpectedFile, account: Account): void {
 function writePatches(file: ExpectedFile, account: Account): void {
   const memory = expectedMemory(file);
   const table = directoryOf(file.original, pe.DIRECTORY_BASE_RELOCATION);
+  const holderOf = holders(file, memory.memory);
+  const functions = [...definedSymbols(file.original)].filter(({ name }) => !name.startsWith("."));
+  functions.sort((a, b) => a.rva - b.rva);
   for (const patch of memory.patches) {
-    const at = offsetInResult(file, patch);
-    if (patch.cause === "the debug directory") writeDebugEntry(account, at, patch);
-    else if (patch.cause === "a reference to the base relocation table")
-      writeReference(account, at, patch, table, functionAt(file.original, patch.start - 3));
+    const { start, cause } = patch;
+    const section = holderOf(start);
+    if (section === undefined) throw new ImageError(`${cause} at RVA ${hex(start)} is in no section's data`);
+    const at = section.header.pointerToRawData + start - section.before;
+    if (cause === "the debug directory") writeDebugEntry(account, at, patch);
+    else if (cause === "a reference to the base relocation table")
+      writeReference(account, at, patch, table, functionAt(functions, start - 3));
     else if (patch.fixup !== undefined)
       account.write(at, patch.bytes, {
         owner: "base relocation table",
@@ -201,13 +209,6 @@ function writePatches(file: ExpectedFile, account: Account): void {
     else if (memory.header !== undefined) writeMultiboot2(account, at, file, memory.header, memory.entry);
   }
   if (file.steps.headers) writeMultiboot1(account, file, memory);
-}
-
-/** Where the bytes of an RVA of the original are in the result. */
-function offsetInResult({ sections }: ExpectedFile, { start, cause }: Patch): number {
-  const section = sections.find(({ before, from }) => start >= before && start < before + from.data.length);
-  if (section === undefined) throw new ImageError(`${cause} at RVA ${hex(start)} is in no section's data`);
-  return section.header.pointerToRawData + start - section.before;
 }
 
 function writeDebugEntry(account: Account, at: number, { start, bytes }: Patch): void {
@@ -238,10 +239,8 @@ function writeReference(
 }
 
 /** The nearest symbol at or below an RVA; sections' own, which begin with a dot, do not count. */
-function functionAt(original: Pe, rva: number): string {
-  let nearest: { name: string; rva: number } | undefined;
-  for (const symbol of definedSymbols(original))
-    if (!symbol.name.startsWith(".") && symbol.rva <= rva && symbol.rva >= (nearest?.rva ?? 0)) nearest = symbol;
+function functionAt(functions: readonly DefinedSymbol[], rva: number): string {
+  const nearest = lastUpTo(functions, (symbol) => symbol.rva, rva);
   return nearest === undefined ? "" : ` in ${printable(nearest.name)}`;
 }
 

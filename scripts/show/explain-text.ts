@@ -18,7 +18,7 @@ export function explanationText(account: Account, steps: Steps, original: string
     "changes" in run ? changeLines(run.changes, note) : [pieceLine(run, note)],
   );
   const dropped = droppedLines(account);
-  const { changed, places, moved, stayed, added } = account.sums();
+  const { changed, places, inSections, moved, stayed, added } = account.sums();
   return [
     `${original} to ${result}: ${stepNames(steps)}`,
     "",
@@ -29,7 +29,7 @@ export function explanationText(account: Account, steps: Steps, original: string
     ...(notes.length === 0 ? [] : ["", ...notes.map((why, i) => `  [${i + 1}] ${WHY[why].text}`)]),
     "",
     `${account.needed.length} bytes: ${changed} changed, ${moved} moved, ${stayed} as they were, ${added} zeros added`,
-    `${changed} bytes changed in ${places} places, ${moved} moved unchanged, none unexplained`,
+    `${changed} bytes changed in ${places} places (in sections ${inSections.changed} in ${inSections.places}), ${moved} moved unchanged, none unexplained`,
     "",
   ].join("\n");
 }

@@ -98,6 +98,9 @@ export const WHY = {
 
 export type Reason = keyof typeof WHY;
 
+/** Why the data of a section is other than before. */
+export const IN_SECTIONS: ReadonlySet<Reason> = new Set(["reference", "debugOffset", "multiboot2", "voidFixup"]);
+
 /** Why a field of the COFF header or of the optional header is another. */
 export const FIELD_REASONS: Readonly<Record<string, Reason>> = {
   pointerToSymbolTable: "behind",
