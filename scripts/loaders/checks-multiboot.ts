@@ -11,7 +11,7 @@ import { viewOf } from "../tables/fields.ts";
 import * as mb from "../tables/multiboot.ts";
 import { CNT_UNINITIALIZED_DATA, PAGE_SIZE, SIZE_2M } from "../tables/pe.ts";
 import { onlyIf } from "./checks.ts";
-import { loadOffset, loadSize, type Evidence, type LoadAddresses, type MultibootEvidence } from "./facts.ts";
+import type { Evidence, LoadAddresses, MultibootEvidence } from "./facts.ts";
 import type { Check } from "./rules.ts";
 
 /** A version of Multiboot. */
@@ -129,8 +129,8 @@ export const loadBehindHeader = addressCheck(
 export const offsetBelowFile = addressCheck(
   (a) =>
     a.headerAddr >= a.loadAddr &&
-    loadOffset(a) < 0 &&
-    `load_addr ${hex(a.loadAddr)}, which is ${hex(-loadOffset(a))} bytes before the file begins`,
+    a.offset < 0 &&
+    `load_addr ${hex(a.loadAddr)}, which is ${hex(-a.offset)} bytes before the file begins`,
 );
 
 export const endBelowLoad = addressCheck(
@@ -141,32 +141,26 @@ export const endBelowLoad = addressCheck(
 );
 
 /** GRUB does not notice that it reads less than it asked for. */
-export const endBeyondFile = addressCheck((a, image) => {
-  const [end, fileEnd] = [loadOffset(a) + loadSize(a, image), image.bytes.length];
-  return (
+export const endBeyondFile = addressCheck(
+  (a, { bytes: { length } }) =>
     a.headerAddr >= a.loadAddr &&
-    end > fileEnd &&
-    `load_end_addr ${hex(a.loadEndAddr)}, which is at offset ${hex(end)}, the file ends at ${hex(fileEnd)}`
-  );
-});
+    a.offset + a.size > length &&
+    `load_end_addr ${hex(a.loadEndAddr)}, which is at offset ${hex(a.offset + a.size)}, the file ends at ${hex(length)}`,
+);
 
 /** iPXE and old Limine compare with the file's length, without the offset. */
-export const moreThanFile = addressCheck((a, image) => {
-  const [size, fileSize] = [loadSize(a, image), image.bytes.length];
-  return (
-    size > fileSize &&
-    `load_end_addr ${hex(a.loadEndAddr)}: that makes ${hex(size)} bytes, the file has ${hex(fileSize)}`
-  );
-});
+export const moreThanFile = addressCheck(
+  (a, { bytes: { length } }) =>
+    a.size > length &&
+    `load_end_addr ${hex(a.loadEndAddr)}: that makes ${hex(a.size)} bytes, the file has ${hex(length)}`,
+);
 
-export const bssBelowEnd = addressCheck((a, image) => {
-  const end = a.loadAddr + loadSize(a, image);
-  return (
+export const bssBelowEnd = addressCheck(
+  (a) =>
     a.bssEndAddr !== 0 &&
-    a.bssEndAddr < end &&
-    `bss_end_addr ${hex(a.bssEndAddr)} below the end of what is loaded, ${hex(end)}`
-  );
-});
+    a.bssEndAddr < a.end &&
+    `bss_end_addr ${hex(a.bssEndAddr)} below the end of what is loaded, ${hex(a.end)}`,
+);
 
 /** syslinux counts .bss from load_end_addr, so that must be there. */
 export const bssWithoutEnd = addressCheck(
@@ -187,15 +181,14 @@ export const bssZeroOrBelow = addressCheck(
     `bss_end_addr ${hex(a.bssEndAddr)}, needed at least load_end_addr ${hex(a.loadEndAddr)}`,
 );
 
-export const entryOutsideLoad = headerCheck(({ addresses: a, entryAddr: entry }, image) => {
-  if (a === undefined || entry === undefined) return undefined;
-  const end = a.loadAddr + loadSize(a, image);
-  return (
-    end >= a.loadAddr &&
-    (entry < a.loadAddr || entry >= end) &&
-    `the entry address is ${hex(entry)}, needed in ${range(a.loadAddr, end)}, what is loaded`
-  );
-});
+export const entryOutsideLoad = headerCheck(
+  ({ addresses: a, entryAddr: entry }) =>
+    a !== undefined &&
+    entry !== undefined &&
+    a.end >= a.loadAddr &&
+    (entry < a.loadAddr || entry >= a.end) &&
+    `the entry address is ${hex(entry)}, needed in ${range(a.loadAddr, a.end)}, what is loaded`,
+);
 
 /** What happens to any image that comes so far. */
 export function onceLoaded(version: Version, why: string): Check {
@@ -258,9 +251,9 @@ export const noEfi64TagForXen = noTag(
   "the Multiboot2 header has no EFI64 entry tag: the 32-bit entry is called in 64-bit mode",
 );
 
-export const limitsTooTight: Check = ({ multiboot2: { addresses: a, relocatable: r }, image }) => {
+export const limitsTooTight: Check = ({ multiboot2: { addresses: a, relocatable: r } }) => {
   if (a === undefined || r === undefined) return undefined;
-  const size = a.bssEndAddr === 0 ? loadSize(a, image) : a.bssEndAddr - a.loadAddr;
+  const size = a.bssEndAddr === 0 ? a.size : a.bssEndAddr - a.loadAddr;
   // Below load_addr it is a size of nearly 2^64.
   if (size >= 0 && size <= r.maxAddr && r.minAddr <= r.maxAddr - size) return undefined;
   const needed = size < 0 ? `bss_end_addr above load_addr ${hex(a.loadAddr)}` : `room for ${hex(size)} bytes`;
@@ -284,16 +277,13 @@ export function sectionsToLoad(image: Pe): Section[] {
  */
 export const memoryDiffers = headerCheck(({ addresses: a }, image) => {
   if (a === undefined) return undefined;
-  const [offset, size] = [loadOffset(a), loadSize(a, image)];
-  if (offset < 0 || size < 0 || offset + size > image.bytes.length) return undefined; // others say so
+  if (a.offset < 0 || a.size < 0 || a.offset + a.size > image.bytes.length) return undefined; // others say so
   for (const section of sectionsToLoad(image)) {
     const { virtualAddress: start, virtualSize } = section.header;
     const end = sectionEnd(section);
-    if (start < a.loadAddr || end > a.loadAddr + size) {
-      const loaded = range(a.loadAddr, a.loadAddr + size);
-      return `section ${section.name} at ${range(start, end)} is not in what is loaded, ${loaded}`;
-    }
-    const from = offset + start - a.loadAddr;
+    if (start < a.loadAddr || end > a.end)
+      return `section ${section.name} at ${range(start, end)} is not in what is loaded, ${range(a.loadAddr, a.end)}`;
+    const from = a.offset + start - a.loadAddr;
     const [difference] = differences(image.bytes.subarray(from, from + virtualSize), section.data, virtualSize);
     if (difference === undefined) continue;
     const where = hex(start + difference[0]);

@@ -34,14 +34,23 @@ export function attemptLoad<T>(work: () => T): ReturnType<typeof attempt<T>> {
 
 // ---- Multiboot headers
 
-/** Where a loader puts what: both versions' address fields. */
-export interface LoadAddresses {
-  /** File offset of the header. */
-  readonly at: number;
-  readonly headerAddr: number;
-  readonly loadAddr: number;
-  readonly loadEndAddr: number;
-  readonly bssEndAddr: number;
+export type LoadAddresses = ReturnType<typeof loadAddresses>;
+
+type AddressField = "headerAddr" | "loadAddr" | "loadEndAddr" | "bssEndAddr";
+
+/** Where a loader puts what: the address fields of the header at a file offset, and what follows from them. */
+function loadAddresses(at: number, fields: Readonly<Record<AddressField, number>>, file: Uint8Array) {
+  const offset = at - (fields.headerAddr - fields.loadAddr);
+  const size = fields.loadEndAddr === 0 ? file.length - offset : fields.loadEndAddr - fields.loadAddr;
+  return {
+    ...fields,
+    at,
+    /** File offset of what is loaded; loaders count so, and some do not notice when it is below 0. */
+    offset,
+    /** Bytes that are loaded, and the address behind them. */
+    size,
+    end: fields.loadAddr + size,
+  };
 }
 
 /** A Multiboot header of either version; `relocatable` is something that only the second has. */
@@ -59,7 +68,7 @@ function multiboot1Evidence(bytes: Uint8Array) {
     at,
     flags,
     /** Undefined also where the fields are not inside the file. */
-    addresses: header && { ...header, at },
+    addresses: header && loadAddresses(at, header, bytes),
     entryAddr: header?.entryAddr,
     relocatable: undefined,
   };
@@ -83,21 +92,10 @@ function multiboot2Evidence(file: Uint8Array) {
     problem,
     /** Without END. */
     tags,
-    addresses: address && { ...address, at },
+    addresses: address && loadAddresses(at, address, file),
     entryAddr: last(mb.MB2_ENTRY_ADDRESS, mb.MB2_ENTRY_ADDRESS_TAG)?.entryAddr,
     relocatable: last(mb.MB2_RELOCATABLE, mb.MB2_RELOCATABLE_TAG),
   };
-}
-
-/** File offset of what is loaded; loaders count so, and some do not notice when it is below 0. */
-export function loadOffset({ at, headerAddr, loadAddr }: LoadAddresses): number {
-  return at - (headerAddr - loadAddr);
-}
-
-/** Bytes that are loaded. */
-export function loadSize(addresses: LoadAddresses, { bytes }: Pe): number {
-  const { loadAddr, loadEndAddr } = addresses;
-  return loadEndAddr === 0 ? bytes.length - loadOffset(addresses) : loadEndAddr - loadAddr;
 }
 
 // ---- base relocations

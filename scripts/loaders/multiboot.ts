@@ -30,10 +30,27 @@ const XEN_ON_EFI: readonly Rule[] = rulesOf(`${HEAD} (on EFI)`, [
 // ---- GRUB
 
 const GRUB = "GRUB grub-core/loader";
-const ELF_DEPENDENT = "invalid arch-dependent ELF magic";
-const ELF_INDEPENDENT = "invalid arch-independent ELF magic";
+const SEEK = "attempt to seek outside of the file";
 /** All that the specification had in 2.06. */
 const INFORMATION = Array.from({ length: 22 }, (_, type) => type);
+
+const grubAddresses = (source: string, id: string, version: Version): Rule[] =>
+  rulesOf(`${GRUB}/${source}`, [
+    [`${id}-load-behind`, "refuse", SEEK, mb.loadBehindHeader(version)],
+    [`${id}-offset`, "refuse", SEEK, mb.offsetBelowFile(version)],
+    [`${id}-end-below`, "stops", "", mb.endBelowLoad(version)],
+    [`${id}-short`, "stops", "", mb.endBeyondFile(version)],
+    [`${id}-bss`, "stops", "", mb.bssBelowEnd(version)],
+  ]);
+
+const grubElf = (loadElf: string, id: string, none: Check): Rule[] => [
+  ...rulesOf(`${GRUB}/multiboot.c:${loadElf}`, [
+    [`${id}-no-addresses`, "refuse", "invalid arch-dependent ELF magic", mb.whereElfClassLooks(false, none)],
+  ]),
+  ...rulesOf(`${GRUB}/multiboot_elfxx.c:grub_multiboot_load_elf`, [
+    [`${id}-half-elf`, "refuse", "invalid arch-independent ELF magic", mb.whereElfClassLooks(true, none)],
+  ]),
+];
 
 const GRUB_MB2: readonly Rule[] = [
   ...rulesOf(`${GRUB}/multiboot_mbi2.c:grub_multiboot2_load`, [
@@ -43,18 +60,9 @@ const GRUB_MB2: readonly Rule[] = [
     ["grub-mb2-tag", "refuse", "unsupported tag: 0x%x", mb.requiredTagBesides(1, 2, 3, 4, 5, 6, 7, 9, 10)],
     ["grub-mb2-no-entry", "refuse", "load address tag without entry address tag", mb.addressWithoutEntry],
     ["grub-mb2-limits", "refuse", "invalid min/max address and/or load size", mb.limitsTooTight],
-    ["grub-mb2-load-behind", "refuse", "attempt to seek outside of the file", mb.loadBehindHeader(version2)],
-    ["grub-mb2-offset", "refuse", "attempt to seek outside of the file", mb.offsetBelowFile(version2)],
-    ["grub-mb2-end-below", "stops", "", mb.endBelowLoad(version2)],
-    ["grub-mb2-short", "stops", "", mb.endBeyondFile(version2)],
-    ["grub-mb2-bss", "stops", "", mb.bssBelowEnd(version2)],
   ]),
-  ...rulesOf(`${GRUB}/multiboot.c:grub_multiboot2_load_elf`, [
-    ["grub-mb2-no-addresses", "refuse", ELF_DEPENDENT, mb.whereElfClassLooks(false, mb.noAddresses2)],
-  ]),
-  ...rulesOf(`${GRUB}/multiboot_elfxx.c:grub_multiboot_load_elf`, [
-    ["grub-mb2-half-elf", "refuse", ELF_INDEPENDENT, mb.whereElfClassLooks(true, mb.noAddresses2)],
-  ]),
+  ...grubAddresses("multiboot_mbi2.c:grub_multiboot2_load", "grub-mb2", version2),
+  ...grubElf("grub_multiboot2_load_elf", "grub-mb2", mb.noAddresses2),
 ];
 
 const GRUB_MB1: readonly Rule[] = [
@@ -62,19 +70,8 @@ const GRUB_MB1: readonly Rule[] = [
     ["grub-mb1-header", "refuse", "no multiboot header found", mb.noHeader(version1)],
     ["grub-mb1-flags", "refuse", "unsupported flag: 0x%x", mb.flagsOutside(0x7)],
   ]),
-  ...rulesOf(`${GRUB}/i386/multiboot_mbi.c:load_kernel`, [
-    ["grub-mb1-load-behind", "refuse", "attempt to seek outside of the file", mb.loadBehindHeader(version1)],
-    ["grub-mb1-offset", "refuse", "attempt to seek outside of the file", mb.offsetBelowFile(version1)],
-    ["grub-mb1-end-below", "stops", "", mb.endBelowLoad(version1)],
-    ["grub-mb1-short", "stops", "", mb.endBeyondFile(version1)],
-    ["grub-mb1-bss", "stops", "", mb.bssBelowEnd(version1)],
-  ]),
-  ...rulesOf(`${GRUB}/multiboot.c:grub_multiboot_load_elf`, [
-    ["grub-mb1-no-addresses", "refuse", ELF_DEPENDENT, mb.whereElfClassLooks(false, mb.noAddresses1)],
-  ]),
-  ...rulesOf(`${GRUB}/multiboot_elfxx.c:grub_multiboot_load_elf`, [
-    ["grub-mb1-half-elf", "refuse", ELF_INDEPENDENT, mb.whereElfClassLooks(true, mb.noAddresses1)],
-  ]),
+  ...grubAddresses("i386/multiboot_mbi.c:load_kernel", "grub-mb1", version1),
+  ...grubElf("grub_multiboot_load_elf", "grub-mb1", mb.noAddresses1),
 ];
 
 const NO_MODULES =
