@@ -355,8 +355,11 @@ function outcomeOf<T>(what: string, work: () => T): T | ImageError {
     return work();
   } catch (error) {
     if (error instanceof Finding) throw error;
-    if (!(error instanceof ImageError)) throw new Finding(`${what} throws ${errorKind(error)}`, stackOf(error), error);
-    if (ODD_TEXT.test(error.message)) throw new Finding(`${what}'s message`, error.message, error);
+    if (!(error instanceof Error)) throw new Finding(`${what} throws no Error`, String(error), error);
+    const { name, message, stack = message } = error;
+    if (!(error instanceof ImageError))
+      throw new Finding(`${what} throws ${name}, ${withoutNumbers(message)}`, stack, error);
+    if (ODD_TEXT.test(message)) throw new Finding(`${what}'s message`, message, error);
     return error;
   }
 }
@@ -385,14 +388,6 @@ function same(kind: string, a: Uint8Array, b: Uint8Array): void {
 function oneLineEach(lines: readonly string[]): void {
   const odd = lines.find((line) => line.includes("\n") || ODD_TEXT.test(line));
   if (odd !== undefined) throw new Finding("verify's violation", JSON.stringify(odd));
-}
-
-function errorKind(error: unknown): string {
-  return error instanceof Error ? `${error.name}, ${withoutNumbers(error.message)}` : String(error);
-}
-
-function stackOf(error: unknown): string {
-  return error instanceof Error ? (error.stack ?? error.message) : String(error);
 }
 
 function withoutNumbers(message: string): string {

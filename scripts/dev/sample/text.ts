@@ -178,18 +178,16 @@ function setSection(model: Model, [path = "", value = ""]: string[]): void {
 
 // ---- content of a section
 
-function emit(model: Model, size: number, bytes: Item["bytes"]): void {
+/** @param fixUp type of a base relocation for these bytes */
+function emit(model: Model, size: number, bytes: Item["bytes"], fixUp?: number): void {
   const section = model.current ?? fail("no section to put it in");
   const at = model.cursor;
   // Writing over something else replaces the fix-ups in it too.
   section.relocs = section.relocs.filter((r) => r.at < at || r.at >= at + size);
+  if (fixUp !== undefined) section.relocs.push({ at, type: fixUp });
   section.items.push({ at, size, bytes });
   model.cursor += size;
   section.size = Math.max(section.size, model.cursor);
-}
-
-function addReloc(model: Model, type: number): void {
-  model.current?.relocs.push({ at: model.cursor, type });
 }
 
 function addLabel(model: Model, name: string, storageClass?: number): void {
@@ -223,23 +221,17 @@ const CONTENT: Readonly<Record<string, (model: Model, args: string[]) => void>> 
   label: (model, [name = ""]) => addLabel(model, name),
   symbol: (model, [name = ""]) => addLabel(model, name, 2),
   local: (model, [name = ""]) => addLabel(model, name, 3),
-  u32(model, args) {
-    emit(model, 4, (resolve) => le(resolve(args.join("")), 4));
-  },
+  u32: (model, args) => emit(model, 4, (resolve) => le(resolve(args.join("")), 4)),
+  highlow: (model, args) => emit(model, 4, (resolve) => le(resolve(args.join("")), 4), HIGHLOW),
   dir64(model, args) {
-    const at = model.cursor;
-    emit(model, 8, (resolve, m) =>
-      le(BigInt(m.fields.get("optional.imageBase") ?? 0) + BigInt(resolve(args.join(""))), 8),
-    );
-    model.current?.relocs.push({ at, type: DIR64 });
-  },
-  highlow(model, args) {
-    const at = model.cursor;
-    emit(model, 4, (resolve) => le(resolve(args.join("")), 4));
-    model.current?.relocs.push({ at, type: HIGHLOW });
+    const address: Item["bytes"] = (resolve, { fields }) =>
+      le(BigInt(fields.get("optional.imageBase") ?? 0) + BigInt(resolve(args.join(""))), 8);
+    emit(model, 8, address, DIR64);
   },
   /** A fix-up of this type for what is here already. */
-  reloc: (model, [type]) => addReloc(model, number(type)),
+  reloc(model, [type]) {
+    model.current?.relocs.push({ at: model.cursor, type: number(type) });
+  },
   lea(model, [register = "", ...args]) {
     const index = REGISTERS.indexOf(register);
     if (index < 0) fail(`no register ${register}`);
