@@ -13,18 +13,7 @@ import { AptError } from "./apt.ts";
 import { dom0Initrd } from "./boot/dom0.ts";
 import type { Load } from "./boot/given.ts";
 import { PATHS, type BootPath } from "./boot/paths.ts";
-import {
-  LIMIT_SECONDS,
-  MATRIX,
-  TEST,
-  expected,
-  goalThrough,
-  goesThrough,
-  meets,
-  pathNamed,
-  subjectName,
-} from "./boot/plan.ts";
-import type { Subject } from "./boot/plan.ts";
+import * as plan from "./boot/plan.ts";
 import { boot } from "./boot/qemu.ts";
 import { closingLine, failures, skips, table, type Result } from "./boot/report.ts";
 import { inWorkFolder, runScript } from "./boot/run.ts";
@@ -81,17 +70,17 @@ const command: Command = {
 
 async function bootOne({ image, boot: name, bare }: Values, io: Io): Promise<number> {
   if (typeof name !== "string") throw new UsageError("--image needs --boot");
-  const bootPath = pathNamed(name);
+  const bootPath = plan.pathNamed(name);
   if (bootPath === undefined) throw new UsageError(`No path is called '${name}'`);
   if (typeof image === "string" && !fs.existsSync(image)) throw new ImageError(`Cannot read ${image}: no such file`);
   const missing = await missingFor(bootPath);
   if (missing !== undefined) throw new ImageError(`Cannot boot through ${name}: ${missing}`);
   const dom0 = bare === true ? undefined : await prepareDom0(bootPath).catch(noDom0);
   if (typeof image !== "string") return 0;
-  const goal = goalThrough(bootPath, dom0 === undefined ? "xen" : "dom0");
+  const goal = plan.goalThrough(bootPath, dom0 === undefined ? "xen" : "dom0");
   const log = path.join(FOLDER, `${name}.log`);
   const { outcome } = await inWorkFolder(FOLDER, (work) =>
-    boot(bootPath, { image, dom0, work }, goal, LIMIT_SECONDS[goal], log, true),
+    boot(bootPath, { image, dom0, work }, goal, plan.LIMIT_SECONDS[goal], log, true),
   );
   io.stdout(`\n${image} through ${name}: ${describe(outcome)}\n`);
   return succeeded(outcome, goal) ? 0 : 1;
@@ -102,16 +91,16 @@ function noDom0(error: unknown): never {
 }
 
 interface Job {
-  readonly subject: Subject;
+  readonly subject: plan.Subject;
   readonly bootPath: BootPath;
 }
 
 async function bootAll(values: Values, io: Io): Promise<number> {
   const only = (values.only ?? []) as string[];
-  const jobs = (values.matrix === true ? MATRIX : TEST).flatMap((subject) =>
+  const jobs = (values.matrix === true ? plan.MATRIX : plan.TEST).flatMap((subject) =>
     PATHS.map((bootPath): Job => ({ subject, bootPath })).filter(({ bootPath }) => {
-      if (!goesThrough(subject, bootPath)) return false;
-      const words = `${subjectName(subject)} ${bootPath.name}`;
+      if (!plan.goesThrough(subject, bootPath)) return false;
+      const words = `${plan.subjectName(subject)} ${bootPath.name}`;
       return only.length === 0 || only.some((text) => words.includes(text));
     }),
   );
@@ -124,7 +113,7 @@ async function bootAll(values: Values, io: Io): Promise<number> {
   const work = async () => {
     for (let job = queue.shift(); job !== undefined; job = queue.shift()) {
       const { subject } = job;
-      const name = subjectName(subject);
+      const name = plan.subjectName(subject);
       if (!prepared.has(name)) prepared.set(name, prepareImage(subject));
       showProgress(`${results.size}/${jobs.length} ${name} ${job.bootPath.name}`, io);
       results.set(job, inCi(await bootJob(job, prepared.get(name) as Promise<string>)));
@@ -141,7 +130,7 @@ async function bootAll(values: Values, io: Io): Promise<number> {
 }
 
 async function bootJob({ subject, bootPath }: Job, prepared: Promise<string>): Promise<Result> {
-  const about = { image: subjectName(subject), path: bootPath.name };
+  const about = { image: plan.subjectName(subject), path: bootPath.name };
   const log = path.join(FOLDER, `${about.image}-${about.path}.log`);
   try {
     const image = await prepared;
@@ -150,11 +139,11 @@ async function bootJob({ subject, bootPath }: Job, prepared: Promise<string>): P
     const missing = await missingFor(bootPath);
     if (missing !== undefined) return { ...about, verdict: "skipped", reason: `${about.path}: ${missing}` };
     const dom0 = subject.build === "mini-xen" ? undefined : await prepareDom0(bootPath);
-    const wanted = expected(subject, bootPath);
+    const wanted = plan.expected(subject, bootPath);
     const goal = wanted.goal ?? subject.goal;
-    const limit = wanted.limitSeconds ?? LIMIT_SECONDS[goal];
+    const limit = wanted.limitSeconds ?? plan.LIMIT_SECONDS[goal];
     const booted = await inWorkFolder(FOLDER, (work) => boot(bootPath, { image, dom0, work }, goal, limit, log));
-    const verdict = meets(booted.outcome, wanted) ? "passed" : "failed";
+    const verdict = plan.meets(booted.outcome, wanted) ? "passed" : "failed";
     const words = [wanted.stage, wanted.troubles?.join(" or "), wanted.detail].filter(Boolean).join(" ");
     return { ...about, ...booted, verdict, reason: `expected ${words}; whole log: ${log}` };
   } catch (error) {
@@ -197,16 +186,16 @@ async function prepareDom0({ secureBoot }: BootPath): Promise<NonNullable<Load["
   return { kernel: await foreign(secureBoot === undefined ? "kernel" : "newerKernel"), initrd };
 }
 
-function sourceOf({ build }: Subject): string {
+function sourceOf({ build }: plan.Subject): string {
   return build === "mini-xen" ? "samples/mini-xen/mini-xen.efi" : `samples/xen/${build}/xen.efi`;
 }
 
 /** The file to boot, transformed anew; "" when the build is not there. */
-async function prepareImage(subject: Subject): Promise<string> {
+async function prepareImage(subject: plan.Subject): Promise<string> {
   const source = sourceOf(subject);
   if (!fs.existsSync(source)) return "";
   if (subject.variant === "untouched") return source;
-  const image = path.join(FOLDER, `${subjectName(subject)}.efi`);
+  const image = path.join(FOLDER, `${plan.subjectName(subject)}.efi`);
   fs.mkdirSync(FOLDER, { recursive: true });
   await runScript(FOLDER, "mb-efi", [source, image, ...(subject.variant === "keep" ? ["--keep"] : [])]);
   return image;
