@@ -20,8 +20,7 @@
 // Multiboot copies one range of the file to one range of memory, so the gaps between sections must be in the file; only
 // the 2 MiB below `first` need not be. A section's raw data reaches to the next section's RVA.
 
-import { runIfMain, silent } from "./cli/cli.ts";
-import type { Say } from "./cli/cli.ts";
+import { runIfMain, silent, type Say } from "./cli/cli.ts";
 import type { Image } from "./pe/image.ts";
 import { transformCommand } from "./pe/transform.ts";
 import { layOut } from "./xen/layout.ts";

@@ -7,13 +7,11 @@
 // Takes: the result of the whole chain, or of any step; ORIGINAL may be a step's output too.
 // Not: what add-sections, strip-debug and sign make; explain the image that they were given.
 
-import { aboutFile, displayName, readInput, runIfMain } from "./cli/cli.ts";
-import type { Command } from "./cli/cli.ts";
+import { aboutFile, displayName, readInput, runIfMain, type Command } from "./cli/cli.ts";
 import { ImageError, UsageError } from "./cli/errors.ts";
 import { range } from "./cli/numbers.ts";
 import type { Steps } from "./judge/expected.ts";
-import { readPe } from "./judge/read.ts";
-import type { Pe } from "./judge/read.ts";
+import { readPe, type Pe } from "./judge/read.ts";
 import type { Account } from "./show/explain-account.ts";
 import { hasAddresses, neededAccount, stepsBetween } from "./show/explain-needed.ts";
 import { placeName } from "./show/explain-places.ts";

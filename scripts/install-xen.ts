@@ -10,8 +10,7 @@
 // Refuses: a tree that is not Xen's, or that a patch does not apply to, and names the place; then nothing is changed.
 
 import { fileURLToPath } from "node:url";
-import { readInput, runIfMain } from "./cli/cli.ts";
-import type { Command, Io } from "./cli/cli.ts";
+import { readInput, runIfMain, type Command, type Io } from "./cli/cli.ts";
 import { FileError, ImageError, UsageError } from "./cli/errors.ts";
 import { XenTree, isOurs } from "./tree/xen-tree.ts";
 

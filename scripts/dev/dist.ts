@@ -4,10 +4,8 @@
 
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { build } from "esbuild";
-import type { Plugin } from "esbuild";
-import { runIfMain, writeOutput } from "../cli/cli.ts";
-import type { Command } from "../cli/cli.ts";
+import { build, type Plugin } from "esbuild";
+import { runIfMain, writeOutput, type Command } from "../cli/cli.ts";
 import { SCRIPTS } from "./places.ts";
 
 const USAGE = `Usage: dist.ts OUT

@@ -11,8 +11,7 @@ import * as path from "node:path";
 import process from "node:process";
 import { pathToFileURL } from "node:url";
 import { build } from "esbuild";
-import { runIfMain } from "../cli/cli.ts";
-import type { Command, Io } from "../cli/cli.ts";
+import { runIfMain, type Command, type Io } from "../cli/cli.ts";
 import { UsageError } from "../cli/errors.ts";
 import { COMPILED, SCRIPTS } from "./places.ts";
 

@@ -3,8 +3,7 @@
 // offset. A name says where a field is, and the same with "set" gives it a value.
 
 import { Buffer } from "node:buffer";
-import { readPe, roundUp } from "../judge/read.ts";
-import type { Pe, Section } from "../judge/read.ts";
+import { readPe, roundUp, type Pe, type Section } from "../judge/read.ts";
 import { offsetOf, readStructure, viewOf, writeStructure } from "../tables/fields.ts";
 import type { Fields, Row, Structure } from "../tables/fields.ts";
 import * as mb from "../tables/multiboot.ts";

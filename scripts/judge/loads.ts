@@ -4,8 +4,7 @@
 // this is what verify judges them by.
 
 import { hex, range } from "../cli/numbers.ts";
-import { readStructure, viewOf } from "../tables/fields.ts";
-import type { Fields, Row, Structure } from "../tables/fields.ts";
+import { readStructure, viewOf, type Fields, type Row, type Structure } from "../tables/fields.ts";
 import * as mb from "../tables/multiboot.ts";
 import {
   ADDRESS_SPACE,
@@ -14,10 +13,8 @@ import {
   MEM_DISCARDABLE,
   MEM_READ,
 } from "../tables/pe.ts";
-import { bytesIn, fail, memoryOf } from "./memory.ts";
-import type { Memory, Segment } from "./memory.ts";
-import { directoryOf, hasFlags, roundUp, sectionEnd } from "./read.ts";
-import type { Pe, Section } from "./read.ts";
+import { bytesIn, fail, memoryOf, type Memory, type Segment } from "./memory.ts";
+import { directoryOf, hasFlags, roundUp, sectionEnd, type Pe, type Section } from "./read.ts";
 
 // ---- firmware
 

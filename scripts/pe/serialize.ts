@@ -2,8 +2,7 @@
 // Image to bytes.
 
 import { imageCheckSum } from "./checksum.ts";
-import { byAddress, checkSumAt, directoryAt, optionalHeaderAt, sectionTableAt } from "./image.ts";
-import type { Image } from "./image.ts";
+import { byAddress, checkSumAt, directoryAt, optionalHeaderAt, sectionTableAt, type Image } from "./image.ts";
 import { renumbered } from "./symbols.ts";
 import { viewOf, writeStructure } from "../tables/fields.ts";
 import * as pe from "../tables/pe.ts";

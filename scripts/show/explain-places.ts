@@ -3,8 +3,7 @@
 
 import { hex } from "../cli/numbers.ts";
 import { spelled } from "../judge/file.ts";
-import { optionalAt, tableEnd, tableStart } from "../judge/read.ts";
-import type { Pe } from "../judge/read.ts";
+import { optionalAt, tableEnd, tableStart, type Pe } from "../judge/read.ts";
 import type { Account } from "./explain-account.ts";
 import type { Row } from "../tables/fields.ts";
 import { COFF_HEADER, DATA_DIRECTORY, OPTIONAL_HEADER, SECTION_HEADER } from "../tables/pe.ts";

@@ -5,8 +5,7 @@
 import { hex, range } from "../cli/numbers.ts";
 import type { Account, Change, Piece } from "./explain-account.ts";
 import type { Steps } from "../judge/expected.ts";
-import { WHY } from "./explain-why.ts";
-import type { Reason } from "./explain-why.ts";
+import { WHY, type Reason } from "./explain-why.ts";
 
 export function explanationText(account: Account, steps: Steps, original: string, result: string): string {
   const notes: Reason[] = [];

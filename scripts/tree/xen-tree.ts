@@ -6,8 +6,7 @@ import { Buffer } from "node:buffer";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { fileURLToPath } from "node:url";
-import { readInput, writeOutput } from "../cli/cli.ts";
-import type { Io } from "../cli/cli.ts";
+import { readInput, writeOutput, type Io } from "../cli/cli.ts";
 import { FileError, ImageError } from "../cli/errors.ts";
 import { filesOf, patched } from "./patch.ts";
 

@@ -6,16 +6,13 @@
 // In both layouts the header area has room for more section headers, every byte belongs to the headers, to a section's
 // raw data or to the COFF tables behind them, and all raw data behind the load span is on multiples of 512.
 
-import { failing } from "../cli/errors.ts";
-import type { Fail } from "../cli/errors.ts";
+import { failing, type Fail } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
-import { hasFlags, roundUp, sectionAt, sectionTableEnd, withHeader } from "../pe/image.ts";
-import type { Image, Section } from "../pe/image.ts";
+import { hasFlags, roundUp, sectionAt, sectionTableEnd, withHeader, type Image, type Section } from "../pe/image.ts";
 import { sortSectionTable } from "../pe/serialize.ts";
 import { readStructure, writeStructure } from "../tables/fields.ts";
 import * as pe from "../tables/pe.ts";
-import { MULTIBOOT1_ROOM, SPARE_HEADERS, whyNotLinear } from "./span.ts";
-import type { LoadSpan } from "./span.ts";
+import { MULTIBOOT1_ROOM, SPARE_HEADERS, whyNotLinear, type LoadSpan } from "./span.ts";
 
 /** Raw data outside the load span begins and ends on multiples of this: the specification's least FileAlignment. */
 const FILE_ALIGNMENT = 512;

@@ -4,8 +4,7 @@
 
 import type { Say } from "../cli/cli.ts";
 import { hex } from "../cli/numbers.ts";
-import { hasFlags } from "../pe/image.ts";
-import type { Image } from "../pe/image.ts";
+import { hasFlags, type Image } from "../pe/image.ts";
 import * as pe from "../tables/pe.ts";
 
 /**

@@ -3,16 +3,14 @@
 // to be.
 
 import type { Say } from "../cli/cli.ts";
-import { failing } from "../cli/errors.ts";
-import type { Fail } from "../cli/errors.ts";
+import { failing, type Fail } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
 import { byAddress, isStrayDebug, roundUp, sectionEnd, sectionTableEnd, withHeader } from "../pe/image.ts";
 import type { Image, Section } from "../pe/image.ts";
 import { requireMovable } from "../pe/movable.ts";
 import { sortSectionTable } from "../pe/serialize.ts";
 import { PAGE_SIZE } from "../tables/pe.ts";
-import { loadSpan } from "./span.ts";
-import type { LoadSpan } from "./span.ts";
+import { loadSpan, type LoadSpan } from "./span.ts";
 
 /**
  * The image with every section inside SizeOfImage and its section table in RVA order, and its load span.
