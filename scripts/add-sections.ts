@@ -302,7 +302,8 @@ export const command: Command = {
     for (const { file } of sources) refuseSameFile(file, output, "--section");
     if ([input, ...sources.map(({ file }) => file)].filter((file) => file === "-").length > 1)
       throw new UsageError("'-' is given twice, there is one standard input");
-    const say = sayOn(io, input);
+    const said: string[] = [];
+    const say: Say = (line) => said.push(line);
     const bytes = readInput(input, io);
     const payloads = sources.map(({ name, file }) => ({ name, data: readInput(file, io) }));
     const change = (signed: Image): Image => {
@@ -315,6 +316,7 @@ export const command: Command = {
       aboutFile(input, () => onBytes(change)(bytes)),
       io,
     );
+    said.forEach(sayOn(io, input));
     return 0;
   },
 };

@@ -286,7 +286,7 @@ const REFUSED: readonly (readonly [string, readonly string[], Uint8Array, number
     ["-"],
     Buffer.from("\x7fELF"),
     1,
-    /^<stdin>: Cannot read the image: offset 0 is 7f454c46 \(hex\), needed "MZ": not a PE image\n$/,
+    /^<stdin>: Cannot read the image: offset 0 is 7f454c46 \(hex\), needed "MZ": not a PE image, but ELF, [^\n]+\n$/,
   ],
   ["nothing", ["-"], Buffer.alloc(0), 1, /^<stdin>: Cannot read the image: offset 0 is empty, .*\n$/],
   [

@@ -173,15 +173,17 @@ export const command: Command = {
         throw new UsageError(`OUT and --debug-file are both '${debug}'`);
       refuseSameFile(debug, output, "--debug-file");
     }
+    const said: string[] = [];
     const files = aboutFile(input, () => {
       const image = unsigned(parseImage(readInput(input, io)), values);
-      const stripped = serializeImage(stripDebug(image, sayOn(io, input)));
+      const stripped = serializeImage(stripDebug(image, (line) => said.push(line)));
       return [
         ...(typeof debug === "string" ? [[debug, serializeImage(debugFile(image))] as const] : []),
         [output, stripped] as const,
       ];
     });
     writeOutputs(files, io);
+    said.forEach(sayOn(io, input));
     return 0;
   },
 };

@@ -40,7 +40,7 @@ export function readPe(file: Uint8Array): Pe {
   const bytes = new Uint8Array(file.buffer, file.byteOffset, file.byteLength);
   const view = viewOf(bytes);
   if (bytes.length < 2 || view.getUint16(0, true) !== pe.DOS_MAGIC)
-    refuse("offset 0", firstBytes(bytes, 0), `"MZ": not a PE image`);
+    refuse("offset 0", firstBytes(bytes, 0), `"MZ": ${pe.otherFile(firstBytes(bytes, 0))}`);
   inside(bytes, 0, pe.DOS_HEADER_SIZE, "the MS-DOS header");
   const lfanew = view.getUint32(pe.LFANEW_AT, true);
   if (lfanew < pe.DOS_HEADER_SIZE) refuse("e_lfanew", hex(lfanew), `at least ${hex(pe.DOS_HEADER_SIZE)}`);

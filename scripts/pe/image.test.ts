@@ -183,7 +183,11 @@ const BAD: readonly (readonly [string, string, string])[] = [
   ["an empty file", "truncate 0", `${READ}offset 0 is empty, needed "MZ": not a PE image`],
   ["one byte", "truncate 1", `${READ}offset 0 is 4d (hex), needed "MZ": not a PE image`],
   ["another magic", "patch 0 7f45", `${READ}offset 0 is 7f450000 (hex), needed "MZ": not a PE image`],
-  ["an ELF file", "patch 0 7f454c46", `${READ}offset 0 is 7f454c46 (hex), needed "MZ": not a PE image`],
+  [
+    "an ELF file",
+    "patch 0 7f454c46",
+    `${READ}offset 0 is 7f454c46 (hex), needed "MZ": not a PE image, but ELF, as in xen.gz: the steps take xen.efi`,
+  ],
   ["no PE signature", "patch 0x80 4e45", `${READ}offset 0x80 is 4e450000 (hex), needed "PE\\0\\0"`],
   ["e_lfanew inside the MS-DOS header", "patch 0x3c 20000000", `${READ}e_lfanew is 0x20, needed at least 0x40`],
   [
@@ -220,7 +224,11 @@ const BAD: readonly (readonly [string, string, string])[] = [
     "set coff.numberOfSections 0xffff",
     `${READ}the section table is at [0x188,0x280160), the file ends at 0xdc3`,
   ],
-  ["no section", "set coff.numberOfSections 0", "…there is no section .bss, needed one behind all initialised data"],
+  [
+    "no section",
+    "set coff.numberOfSections 0",
+    "…this is not a Xen image: no section is called .init, and the first is at RVA 0x0, needed 0x200000",
+  ],
   [
     "NumberOfSymbols that overflows",
     "set coff.numberOfSymbols 0xffffffff",

@@ -4,17 +4,19 @@
 import { failing } from "../cli/errors.ts";
 import type { Fail } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
-import { isStrayDebug, sectionEnd } from "./image.ts";
+import { byAddress, isStrayDebug, sectionEnd } from "./image.ts";
 import type { Image, Section } from "./image.ts";
-import { ADDRESS_SPACE, DIRECTORY_CERTIFICATE } from "../tables/pe.ts";
+import { isLinuxKernel } from "./parse.ts";
+import { ADDRESS_SPACE, DIRECTORY_CERTIFICATE, SIZE_2M } from "../tables/pe.ts";
 
 /**
- * Checks that sections can be moved about: nothing signed, nothing overlapping, in memory or in the file.
+ * Checks that the image may be Xen, and that its sections can be moved about: nothing signed, nothing overlapping, in memory or in the file.
  * @param action what cannot be done otherwise, for the message ("align sections")
  * @throws ImageError
  */
 export function requireMovable(image: Image, action: string): void {
   const fail: Fail = failing(action);
+  requireXen(image, fail);
   const { virtualAddress = 0, size = 0 } = image.directories[DIRECTORY_CERTIFICATE] ?? {};
   if (size !== 0 || virtualAddress !== 0) {
     const where = range(virtualAddress, virtualAddress + size);
@@ -46,6 +48,14 @@ export function requireMovable(image: Image, action: string): void {
     [...inFile, table].filter((r) => r.size !== 0),
     fail,
   );
+}
+
+/** shim, GRUB, iPXE and Linux, given by mistake, have neither of the two: Xen's `_start` is on a 2 MiB boundary. */
+function requireXen(image: Image, fail: Fail): void {
+  const first = byAddress(image.sections)[0]?.header.virtualAddress ?? 0;
+  if ((first !== 0 && first % SIZE_2M === 0) || image.sections.some(({ name }) => name.startsWith(".init"))) return;
+  const what = isLinuxKernel(image.background) ? "a Linux kernel" : "not a Xen image";
+  fail(`this is ${what}: no section is called .init, and the first is at RVA ${hex(first)}, needed ${hex(SIZE_2M)}`);
 }
 
 function requirePlace(section: Section, sizeOfHeaders: number, fail: Fail): void {

@@ -31,10 +31,15 @@ export function parseImage(input: Uint8Array): Image {
   return { lfanew, coff, optional, directories, sections, symbols, strings, fileSize: bytes.length, background: bytes };
 }
 
+/** Whether the file has the boot protocol's magic, "HdrS", in its place (Linux, Documentation/arch/x86/boot.rst). */
+export function isLinuxKernel(bytes: Uint8Array): boolean {
+  return bytes.length >= 0x206 && viewOf(bytes).getUint32(0x202, true) === 0x53726448;
+}
+
 function findPeHeader(bytes: Uint8Array): number {
   const view = viewOf(bytes);
   if (bytes.length < 2 || view.getUint16(0, true) !== pe.DOS_MAGIC)
-    refuse("offset 0", firstBytes(bytes, 0), `"MZ": not a PE image`);
+    refuse("offset 0", firstBytes(bytes, 0), `"MZ": ${pe.otherFile(firstBytes(bytes, 0))}`);
   requireInside(bytes, 0, pe.DOS_HEADER_SIZE, "the MS-DOS header");
   const lfanew = view.getUint32(pe.LFANEW_AT, true);
   if (lfanew < pe.DOS_HEADER_SIZE) refuse(`e_lfanew`, hex(lfanew), `at least ${hex(pe.DOS_HEADER_SIZE)}`);
@@ -67,7 +72,11 @@ function readSymbolTable(bytes: Uint8Array, coff: pe.CoffHeader): Pick<Image, "s
   const start = coff.pointerToSymbolTable;
   if (start === 0) {
     if (coff.numberOfSymbols !== 0)
-      refuse("PointerToSymbolTable", "0", `an offset for NumberOfSymbols ${coff.numberOfSymbols}`);
+      refuse(
+        "PointerToSymbolTable",
+        "0",
+        `an offset for NumberOfSymbols ${coff.numberOfSymbols}${isLinuxKernel(bytes) ? ": this is a Linux kernel" : ""}`,
+      );
     return { symbols: new Uint8Array(), strings: new Uint8Array() };
   }
   const size = coff.numberOfSymbols * pe.SYMBOL.size;

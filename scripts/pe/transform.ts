@@ -36,8 +36,11 @@ export function fileCommand(
     positionals: ["IN", "OUT"],
     run([input = "", output = ""], values, io) {
       refuseSameFile(input, output);
-      const result = aboutFile(input, () => change(readInput(input, io), values, sayOn(io, input)));
+      const said: string[] = [];
+      const result = aboutFile(input, () => change(readInput(input, io), values, (line) => said.push(line)));
       writeOutput(output, result, io);
+      // Not before: of a run that fails there is one line, which says why.
+      said.forEach(sayOn(io, input));
       return 0;
     },
   };

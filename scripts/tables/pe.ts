@@ -139,3 +139,10 @@ export type OptionalHeader = Fields<typeof OPTIONAL_HEADER.rows>;
 export type DataDirectory = Fields<typeof DATA_DIRECTORY.rows>;
 export type SectionHeader = Fields<typeof SECTION_HEADER.rows>;
 export type DebugDirectoryEntry = Fields<typeof DEBUG_DIRECTORY_ENTRY.rows>;
+
+/** What a file is that is no PE image. @param first its first bytes, in hex */
+export function otherFile(first: string): string {
+  if (first.startsWith("1f8b")) return "not a PE image, but gzip: xen.gz has the ELF, the steps take xen.efi";
+  if (first.startsWith("7f454c46")) return "not a PE image, but ELF, as in xen.gz: the steps take xen.efi";
+  return "not a PE image";
+}
