@@ -91,8 +91,8 @@ export function removeSections(input: Image, names: readonly string[], say: Say 
     return section;
   });
   const lowest = Math.min(...gone.map((s) => image.sections.indexOf(s)));
-  const symbol = definedSymbols(image).find((s) => s.section >= lowest);
-  if (symbol !== undefined) {
+  for (const symbol of definedSymbols(image)) {
+    if (symbol.section < lowest) continue;
     const what = `COFF symbol ${printable(symbol.name)} is in section ${image.sections[symbol.section]?.name}`;
     fail(`${what}, needed none in a removed section or behind it`);
   }

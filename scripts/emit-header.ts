@@ -20,12 +20,12 @@ import { runIfMain, silent } from "./cli/cli.ts";
 import type { Say } from "./cli/cli.ts";
 import { failing } from "./cli/errors.ts";
 import type { Fail } from "./cli/errors.ts";
-import { hex, range } from "./cli/numbers.ts";
+import { hex, range, some } from "./cli/numbers.ts";
 import { hasFlags, isStrayDebug, roundUp, sectionAt, sectionEnd, sectionTableEnd } from "./pe/image.ts";
 import type { Image, Section } from "./pe/image.ts";
 import { requireMovable } from "./pe/movable.ts";
 import { sortSectionTable } from "./pe/serialize.ts";
-import { definedSymbols } from "./pe/symbols.ts";
+import { startSymbols } from "./pe/symbols.ts";
 import { transformCommand } from "./pe/transform.ts";
 import { readStructure, viewOf, writeStructure } from "./tables/fields.ts";
 import * as mb from "./tables/multiboot.ts";
@@ -114,8 +114,7 @@ function requireBootable({ optional, sections }: Image): void {
 
 /** The 32-bit entry point: the external symbol `start`, which is the first byte of .text in every Xen so far. */
 function entryAddress(image: Image, span: LoadSpan): number {
-  const starts = definedSymbols(image).filter((s) => s.external && s.name === "start");
-  const [entry = span.first, other] = new Set(starts.map((s) => s.rva));
+  const [entry = span.first, other] = startSymbols(image);
   if (other !== undefined) fail(`there are two external symbols start, at ${hex(entry)} and ${hex(other)}, needed one`);
   if (entry < span.first || entry >= span.dataEnd)
     fail(`symbol start is ${hex(entry)}, needed in ${range(span.first, span.dataEnd)}`);
@@ -343,7 +342,7 @@ function voidRelocations(
 ): readonly Section[] {
   const hit = baseRelocations(image).filter(({ target, size }) => size !== 0 && target < end && target + size > from);
   if (hit.length === 0) return sections;
-  say(`note: ${hit.length} base relocations of the old header are void: ${hit.map((r) => hex(r.target)).join(" ")}`);
+  say(`note: ${hit.length} base relocations of the old header are void: ${some(hit.map((r) => hex(r.target)))}`);
   const table = relocationDirectory(image).virtualAddress;
   const holder = sectionAt({ ...image, sections }, table);
   return sections.map((section) => {

@@ -125,4 +125,13 @@ properties("refuses in the order in which one would look: the image first, then 
   assert.equal(messages, ["signed", "no section .bss", "no section .reloc"]);
 });
 
+properties("names ten pairs of references, and counts the rest", () => {
+  const pairs = "lea rdi reloc:start\nlea rdx reloc:end\nfill 0x90 0x90\n".repeat(14);
+  const said: string[] = [];
+  relocateReloc(parseImage(sample(`in .init 0x200\n${pairs}`)), false, (line) => said.push(line));
+  // With the one that the sample has.
+  assert.is(said.length, 11);
+  assert.is(said[10], "note: and so do 5 more such pairs");
+});
+
 properties.run();

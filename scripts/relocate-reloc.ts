@@ -53,6 +53,8 @@ const ACTION = "move .reloc";
 const PAIR_DISTANCE = 64;
 /** The eight bytes that shim compares; it looks into no string table (pe.c:handle_image). */
 const RELOC_NAME = ".reloc\0\0";
+/** Pairs that are named: a Xen has one or two. */
+const MOST_NOTES = 10;
 
 const fail: Fail = failing(ACTION);
 
@@ -91,13 +93,13 @@ function moveTable(image: Image, span: LoadSpan, reloc: Section, kept: Section, 
   const target = newAddress(image, span, reloc);
   const pairs = findPairs(image, span, table);
   refuseLeftBehind(image, span, table);
-  const symbols = definedSymbols(image);
-  checkSymbols(symbols, table);
-  for (const [first, last] of pairs) {
+  checkSymbols(image, table);
+  for (const [first, last] of pairs.slice(0, MOST_NOTES)) {
     const was = `__base_relocs_start at ${hex(first.rva)} and __base_relocs_end at ${hex(last.rva)}`;
-    const where = inFunction(symbols, image.sections.indexOf(last.section), last.rva);
+    const where = inFunction(image, image.sections.indexOf(last.section), last.rva);
     say(`note: ${was} now refer to ${hex(target)} and ${hex(target + size)}${where}`);
   }
+  if (pairs.length > MOST_NOTES) say(`note: and so do ${pairs.length - MOST_NOTES} more such pairs`);
   const changed = patchReferences(pairs, target - start);
   changed.set(reloc, withHeader(kept, { virtualAddress: target, virtualSize: size }, reloc.data.subarray(0, size)));
   const directories = image.directories.map((d, i) =>
@@ -228,11 +230,16 @@ function findPairs(image: Image, span: LoadSpan, { start, end }: Table): Pair[] 
     fail(`${what}, ${needed}; RELOC=keep (--keep) leaves the table where it is`);
   }
   const init = initSections(image);
+  let from = 0;
   return ends.map((reference) => {
     const { section, rva } = reference;
     const what = `the reference to the table's end ${hex(end)} at RVA ${hex(rva)}`;
     if (!init.includes(section)) fail(`${what} is in ${section.name}, needed in .init`);
-    const near = starts.filter((s) => s.section === section && Math.abs(s.rva - rva) <= PAIR_DISTANCE);
+    // Both are in the order of RVAs, and begin at different bytes.
+    while ((starts[from]?.rva ?? rva) < rva - PAIR_DISTANCE) from++;
+    const near = starts
+      .slice(from, from + 2 * PAIR_DISTANCE)
+      .filter((s) => s.section === section && s.rva <= rva + PAIR_DISTANCE);
     const [first] = near;
     if (first === undefined || near.length > 1) {
       const found = near.length === 0 ? "none" : near.map((s) => hex(s.rva)).join(" and ");
@@ -265,12 +272,12 @@ function pointerAt(image: Image, rva: number): number {
 }
 
 /** Where there are symbols, they must say what the instructions said. */
-function checkSymbols(symbols: readonly Symbol[], { start, end }: Table): void {
+function checkSymbols(image: Image, { start, end }: Table): void {
   const addresses = new Map([
     ["__base_relocs_start", start],
     ["__base_relocs_end", end],
   ]);
-  for (const { name, rva } of symbols) {
+  for (const { name, rva } of definedSymbols(image)) {
     const needed = addresses.get(name) ?? rva;
     if (rva !== needed) fail(`symbol ${name} is ${hex(rva)}, needed ${hex(needed)} as data directory 5 says`);
   }
@@ -280,9 +287,12 @@ function checkSymbols(symbols: readonly Symbol[], { start, end }: Table): void {
  * For an RVA, ", in FUNCTION", where there are symbols: the nearest at or below it, section symbols (".text") aside.
  * @param section its section's place in the table, from 0
  */
-function inFunction(symbols: readonly Symbol[], section: number, rva: number): string {
-  const below = symbols.filter((s) => s.section === section && s.rva <= rva && !s.name.startsWith("."));
-  const nearest = below.sort((a, b) => a.rva - b.rva).at(-1);
+function inFunction(image: Image, section: number, rva: number): string {
+  let nearest: Symbol | undefined;
+  for (const symbol of definedSymbols(image)) {
+    if (symbol.section !== section || symbol.rva > rva || symbol.name.startsWith(".")) continue;
+    if (nearest === undefined || symbol.rva >= nearest.rva) nearest = symbol;
+  }
   return nearest === undefined ? "" : `, in ${printable(nearest.name)}`;
 }
 

@@ -141,7 +141,7 @@ function inFolder<T>(work: (file: (name: string) => string) => T): T {
 
 for (const { id, bytes } of builds(["4.17.7+13", "4.20.4+63"])) {
   const original = parseImage(bytes);
-  const functions = definedSymbols(original).filter(({ name }) => FUNCTIONS.includes(name));
+  const functions = [...definedSymbols(original)].filter(({ name }) => FUNCTIONS.includes(name));
   const addresses = functions.map(({ rva }) => `0x${(original.optional.imageBase + BigInt(rva)).toString(16)}`);
   const variants = (): Map<string, Uint8Array> =>
     new Map([

@@ -24,7 +24,7 @@ import { sectionAt, sectionEnd, sectionTableEnd, withHeader } from "./pe/image.t
 import type { Image, Section } from "./pe/image.ts";
 import { parseImage } from "./pe/parse.ts";
 import { serializeImage } from "./pe/serialize.ts";
-import { definedSymbols } from "./pe/symbols.ts";
+import { startSymbols } from "./pe/symbols.ts";
 import { unsigned } from "./pe/transform.ts";
 import { readStructure } from "./tables/fields.ts";
 import { MB2_ENTRY_ADDRESS } from "./tables/multiboot.ts";
@@ -125,13 +125,13 @@ function isDebug(image: Image, section: Section, span: LoadSpan): boolean {
 
 /** emit-header takes the entry point from the symbol `start`; without symbols it is the first byte of .text. */
 function requireEntryKnown(image: Image, { first, sections: [text] }: LoadSpan): void {
-  const start = definedSymbols(image).find((s) => s.name === "start" && s.external && s.rva !== first);
+  const start = startSymbols(image).find((rva) => rva !== first);
   if (start === undefined || text === undefined) return;
   const at = findMultiboot2(text.data);
   if (at === undefined) return;
   const tags = multiboot2Tags(text.data, at, (offset) => `RVA ${hex(first + offset)}`);
   if (tags.some(({ type }) => type === MB2_ENTRY_ADDRESS)) return;
-  const where = `${hex(start.rva)} and not at the first byte of ${text.name}, ${hex(first)}`;
+  const where = `${hex(start)} and not at the first byte of ${text.name}, ${hex(first)}`;
   failing(ACTION)(`symbol start is at ${where}: emit-header needs it, strip after that`);
 }
 

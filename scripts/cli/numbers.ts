@@ -11,6 +11,13 @@ export function range(start: number, end: number): string {
   return `[${hex(start)},${hex(end)})`;
 }
 
+/** Texts in one line of a message: ten of them, and how many more there are. */
+export function some(texts: readonly string[]): string {
+  const most = 10;
+  const rest = texts.length > most ? ` and ${texts.length - most} more` : "";
+  return `${texts.slice(0, most).join(" ")}${rest}`;
+}
+
 /** A name as messages can show it: any byte may be in it, and a message is one line. */
 export function printable(name: string): string {
   return name.replace(/[^ -~]/g, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`);

@@ -110,7 +110,7 @@ function record(name: string | number, value: number, aux = 0): Uint8Array {
 }
 
 const values = (image: Image, name: string): string =>
-  definedSymbols(image)
+  [...definedSymbols(image)]
     .filter((s) => s.name === name)
     .map((s) => s.rva - (image.sections[0]?.header.virtualAddress ?? 0))
     .join(" ");

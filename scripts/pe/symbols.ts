@@ -26,9 +26,8 @@ const STORAGE_CLASS_EXTERNAL = 2;
 const MAX_NAME = 4096;
 
 /** The COFF symbols that are defined in a section: undefined, absolute and debugging symbols are left out. */
-export function definedSymbols({ symbols, strings, sections }: Image): Symbol[] {
+export function* definedSymbols({ symbols, strings, sections }: Image): Generator<Symbol> {
   const view = viewOf(symbols);
-  const found: Symbol[] = [];
   for (const at of recordOffsets(symbols)) {
     const section = view.getUint16(at + SECTION_NUMBER_AT, true) - 1;
     const holder = sections[section];
@@ -37,17 +36,25 @@ export function definedSymbols({ symbols, strings, sections }: Image): Symbol[] 
     const name = offset === undefined ? upToNul(latin1(symbols.subarray(at, at + 8))) : stringAt(strings, offset);
     const rva = holder.header.virtualAddress + view.getUint32(at + VALUE_AT, true);
     const external = symbols[at + STORAGE_CLASS_AT] === STORAGE_CLASS_EXTERNAL;
-    found.push({ name: name ?? "", rva, section, external });
+    yield { name: name ?? "", rva, section, external };
   }
-  return found;
+}
+
+/** The different RVAs of external symbols named start: Xen's 32-bit entry point. */
+export function startSymbols(image: Image): number[] {
+  const found = new Set<number>();
+  for (const { name, rva, external } of definedSymbols(image)) if (external && name === "start") found.add(rva);
+  return [...found];
 }
 
 /** The first name that leads behind the string table, as an offset into it: so a file shows that it was cut off there. */
 export function nameBehind(symbols: Uint8Array, stringsSize: number): number | undefined {
   const view = viewOf(symbols);
-  return recordOffsets(symbols)
-    .map((at) => nameOffset(view, at) ?? 0)
-    .find((offset) => offset !== 0 && offset >= stringsSize);
+  for (const at of recordOffsets(symbols)) {
+    const offset = nameOffset(view, at) ?? 0;
+    if (offset !== 0 && offset >= stringsSize) return offset;
+  }
+  return undefined;
 }
 
 /**
@@ -93,10 +100,8 @@ export function upToNul(text: string): string {
 }
 
 /** The byte offsets of the symbol records; auxiliary records belong to the one before them. */
-function recordOffsets(symbols: Uint8Array): number[] {
-  const offsets: number[] = [];
-  for (let at = 0; at < symbols.length; at += SYMBOL.size * (1 + (symbols[at + AUX_AT] ?? 0))) offsets.push(at);
-  return offsets;
+function* recordOffsets(symbols: Uint8Array): Generator<number> {
+  for (let at = 0; at < symbols.length; at += SYMBOL.size * (1 + (symbols[at + AUX_AT] ?? 0))) yield at;
 }
 
 function nameOffset(view: DataView, at: number): number | undefined {

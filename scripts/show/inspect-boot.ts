@@ -6,7 +6,7 @@ import { Buffer } from "node:buffer";
 import { attempt } from "../cli/attempt.ts";
 import { hex } from "../cli/numbers.ts";
 import { ABSOLUTE, entriesOf, repeatedTargets, walkRelocations } from "../loaders/relocation-table.ts";
-import type { RelocationEntry } from "../loaders/relocation-table.ts";
+import type { RelocationBlock } from "../loaders/relocation-table.ts";
 import { definedSymbols } from "../pe/symbols.ts";
 import { baseRelocations } from "../xen/relocations.ts";
 import { leaReferences } from "../xen/references.ts";
@@ -41,16 +41,13 @@ function fileOffsetOf(image: Image, rva: number): number | null {
 
 export function relocationFacts(image: Image) {
   const { start, size, present, blocks } = walkRelocations(image);
-  const entriesIn = blocks.map((block) =>
-    [...entriesOf(block)].map((e) => ({ ...e, section: sectionAt(image, e.target)?.name ?? "no section" })),
-  );
-  const entries = entriesIn.flat();
+  const { entries, types, sections } = tally(image, blocks);
   return {
-    entries: entries.length,
-    types: typeCounts(entries),
+    entries,
+    types,
     /** Number of targets by the name of their section; padding entries have none. */
-    sections: Object.fromEntries(counted(targetsOf(entries).map(({ section }) => section))),
-    blocks: blocks.map(({ page, bytes }, i) => ({ page, size: bytes.length, ...blockFacts(entriesIn[i] ?? []) })),
+    sections,
+    blocks: blocks.map((block) => blockFacts(image, block)),
     /** `lea` instructions in code sections that compute the table's first address, and the one behind it: what moving it patches. */
     startReferences: size === 0 ? [] : references(image, start),
     endReferences: size === 0 ? [] : references(image, start + size),
@@ -61,35 +58,38 @@ export function relocationFacts(image: Image) {
   };
 }
 
-type Entry = RelocationEntry & { readonly section: string };
+function blockFacts(image: Image, block: RelocationBlock) {
+  const { types, sections, first, last } = tally(image, [block]);
+  return { page: block.page, size: block.bytes.length, types, first, last, sections: Object.keys(sections) };
+}
 
-function blockFacts(entries: readonly Entry[]) {
-  const targets = targetsOf(entries);
-  const addresses = targets.map(({ target }) => target).sort((a, b) => a - b);
+/** What blocks have, counted without keeping any entry: a corrupt image may claim more of them than memory can hold. */
+function tally(image: Image, blocks: readonly RelocationBlock[]) {
+  const [types, sections] = [new Map<number, number>(), new Map<string, number>()];
+  let [entries, first, last] = [0, Infinity, -Infinity];
+  for (const block of blocks)
+    for (const { type, target } of entriesOf(block)) {
+      entries++;
+      types.set(type, (types.get(type) ?? 0) + 1);
+      // Entries that pad have no target.
+      if (type === ABSOLUTE) continue;
+      const section = sectionAt(image, target)?.name ?? "no section";
+      sections.set(section, (sections.get(section) ?? 0) + 1);
+      [first, last] = [Math.min(first, target), Math.max(last, target)];
+    }
+  const named = [...types]
+    .sort(([a], [b]) => a - b)
+    .map(([type, count]) => [pe.RELOCATION_NAMES[type] ?? `type ${type}`, count]);
   return {
+    entries,
     /** Number of entries by the name of their type. */
-    types: typeCounts(entries),
-    /** Lowest and highest target; null in a block that pads only. */
-    first: addresses[0] ?? null,
-    last: addresses.at(-1) ?? null,
-    sections: [...new Set(targets.map(({ section }) => section))],
+    types: Object.fromEntries(named) as Record<string, number>,
+    /** Number of targets by the name of their section. */
+    sections: Object.fromEntries(sections),
+    /** Lowest and highest target; null where all entries pad. */
+    first: sections.size === 0 ? null : first,
+    last: sections.size === 0 ? null : last,
   };
-}
-
-/** Entries that pad have no target. */
-function targetsOf(entries: readonly Entry[]): Entry[] {
-  return entries.filter(({ type }) => type !== ABSOLUTE);
-}
-
-function typeCounts(entries: readonly Entry[]): Record<string, number> {
-  const types = [...counted(entries.map(({ type }) => type))].sort(([a], [b]) => a - b);
-  return Object.fromEntries(types.map(([type, number]) => [pe.RELOCATION_NAMES[type] ?? `type ${type}`, number]));
-}
-
-function counted<Key>(keys: readonly Key[]): Map<Key, number> {
-  const counts = new Map<Key, number>();
-  for (const key of keys) counts.set(key, (counts.get(key) ?? 0) + 1);
-  return counts;
 }
 
 function references(image: Image, target: number): number[] {
@@ -227,13 +227,12 @@ function tagFacts(tags: readonly Multiboot2Tag[]) {
 
 /** Those whose names say where Xen's parts are, in RVA order. */
 export function symbolFacts(image: Image) {
-  return (
-    definedSymbols(image)
-      .filter(({ name }) => names.SYMBOLS_OF_INTEREST.has(name))
-      .map((symbol) => ({ ...symbol, section: image.sections[symbol.section]?.name ?? "" }))
-      // Not localeCompare: the order must be the same everywhere.
-      .sort((a, b) => a.rva - b.rva || (a.name < b.name ? -1 : a.name > b.name ? 1 : 0))
-  );
+  const found = [];
+  for (const symbol of definedSymbols(image))
+    if (names.SYMBOLS_OF_INTEREST.has(symbol.name))
+      found.push({ ...symbol, section: image.sections[symbol.section]?.name ?? "" });
+  // Not localeCompare: the order must be the same everywhere.
+  return found.sort((a, b) => a.rva - b.rva || (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
 }
 
 // ---- debug directory

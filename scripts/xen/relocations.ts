@@ -17,6 +17,8 @@ const FIXUP_SIZES: ReadonlyMap<number, number> = new Map([
 ]);
 const BLOCK_HEADER_SIZE = 8;
 const ENTRY_SIZE = 2;
+/** Half a million entries, where a Xen has some thousands: far more are a mistake in some header. */
+const MOST_TABLE = 0x100000;
 
 export interface BaseRelocation {
   /** Byte offset of the 16-bit entry in the table. */
@@ -51,6 +53,7 @@ export function baseRelocations(image: Image): BaseRelocation[] {
   const start = virtualAddress - (section?.header.virtualAddress ?? 0);
   if (section === undefined || start + size > section.data.length)
     return fail(`${range(virtualAddress, virtualAddress + size)} is not inside one section's data`);
+  if (size > MOST_TABLE) fail(`data directory 5 has ${hex(size)} bytes, needed at most ${hex(MOST_TABLE)}`);
   const view = viewOf(section.data.subarray(start, start + size));
   const found: BaseRelocation[] = [];
   for (let block = 0; block < size;) {

@@ -111,7 +111,7 @@ function refuseOwnBehind(image: Image, bssStart: number, fail: Fail): void {
     if (!isRead || header.virtualAddress < bssStart) continue;
     const number = image.sections.indexOf(section);
     // The section's own symbol has its name, which may be cut in the header.
-    const symbol = definedSymbols(image).find((s) => s.section === number && !s.name.startsWith(name));
+    const symbol = [...definedSymbols(image)].find((s) => s.section === number && !s.name.startsWith(name));
     if (symbol === undefined && !OWN_NAME.test(name)) continue;
     const holds = symbol === undefined ? "" : `, which has the symbol ${printable(symbol.name)},`;
     const needed = `needed below .bss at ${hex(bssStart)}, where Multiboot loads it`;
