@@ -68,10 +68,10 @@ function packagerLines(found: readonly Obstacle[], t: Traits): string[] {
   });
   return [
     found.length === 0 ? "What stands in the way: nothing" : "What stands in the way:",
-    ...found.flatMap(({ what, remedy, advice }) => [
-      `- ${what}`,
-      `    ${remedyText(remedy)}${advice === "" ? "" : `; ${advice}`}`,
-    ]),
+    ...found.flatMap(({ what, remedy, advice }) => {
+      const removed = remedy === null ? "no step of ours removes it" : `${remedy} removes it`;
+      return [`- ${what}`, `    ${removed}${advice === "" ? "" : `; ${advice}`}`];
+    }),
     "",
     "What it is like:",
     `  linked by GNU ld ${t.linker}, NX_COMPAT ${t.nxCompat ? "is" : "is not"} claimed`,
@@ -86,10 +86,6 @@ function some(names: readonly string[]): string {
   const more = names.length - MOST_NAMES;
   if (names.length === 0) return "none";
   return names.slice(0, MOST_NAMES).join(" ") + (more > 0 ? ` and ${more} more` : "");
-}
-
-function remedyText(remedy: Obstacle["remedy"]): string {
-  return remedy === null ? "no step of ours removes it" : `${remedy} removes it`;
 }
 
 export const command: Command = {

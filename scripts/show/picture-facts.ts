@@ -21,6 +21,8 @@ export interface Extent {
   readonly end: number;
 }
 
+const extent = (start: number, size: number): Extent => ({ start, end: start + size });
+
 /** One thing that is drawn: headers, a section, several debug sections, the symbol table … */
 export interface Part {
   readonly name: string;
@@ -108,7 +110,7 @@ export function count(value: number): string {
 // ---- what there is
 
 function partsOf(image: Image): Part[] {
-  const headers = { start: 0, end: image.optional.sizeOfHeaders };
+  const headers = extent(0, image.optional.sizeOfHeaders);
   return [
     {
       name: "headers",
@@ -144,17 +146,18 @@ function isDebugBehind(before: Section, section: Section): boolean {
 }
 
 function sectionPart(section: Section): Part {
-  const { header, name } = section;
-  const file = fileExtent(section);
-  const end = sectionEnd(section);
+  const { header, name, data } = section;
+  const file = header.sizeOfRawData === 0 ? undefined : extent(header.pointerToRawData, header.sizeOfRawData);
+  const memory = extent(header.virtualAddress, header.virtualSize);
+  const inFile = file === undefined ? "not in the file" : `file ${range(file.start, file.end)}`;
   return {
     name: name === "" ? "(no name)" : name,
     kind: sectionKind(section),
     file,
-    memory: header.virtualSize === 0 ? undefined : { start: header.virtualAddress, end },
-    content: hasBssFlag(section) ? 0 : contentLength(section.data),
+    memory: header.virtualSize === 0 ? undefined : memory,
+    content: hasBssFlag(section) ? 0 : data.findLastIndex((byte) => byte !== 0) + 1,
     details: [
-      `${file === undefined ? "not in the file" : `file ${range(file.start, file.end)}`}, memory ${range(header.virtualAddress, end)}`,
+      `${inFile}, memory ${range(memory.start, memory.end)}`,
       `${count(header.sizeOfRawData)} bytes in the file, ${count(header.virtualSize)} in memory`,
       `${permissions(section)} ${sectionFlagNames(section).join(" ")}`,
     ],
@@ -182,39 +185,20 @@ function hull(extents: readonly (Extent | undefined)[]): Extent | undefined {
   return { start: Math.min(...present.map(({ start }) => start)), end: Math.max(...present.map(({ end }) => end)) };
 }
 
-function fileExtent({ header }: Section): Extent | undefined {
-  if (header.sizeOfRawData === 0) return undefined;
-  return { start: header.pointerToRawData, end: header.pointerToRawData + header.sizeOfRawData };
-}
-
-function contentLength(data: Uint8Array): number {
-  let end = data.length;
-  while (end > 0 && data[end - 1] === 0) end--;
-  return end;
-}
-
 /** What lies behind the sections, and is loaded by nobody. */
 function tableParts(image: Image): Part[] {
-  const { pointerToSymbolTable: start, numberOfSymbols } = image.coff;
-  const end = start + image.symbols.length + image.strings.length;
-  const { virtualAddress, size } = directory(image, DIRECTORY_CERTIFICATE);
-  const part = (name: string, file: Extent, ...details: string[]): Part[] =>
-    file.start === file.end
-      ? []
-      : [{ name, kind: "symbols", file, memory: undefined, content: file.end - file.start, details }];
+  const { coff, symbols, strings } = image;
+  const table = extent(coff.pointerToSymbolTable, symbols.length + strings.length);
+  const records = `COFF symbol table with ${count(coff.numberOfSymbols)} records, string table`;
+  const certificates = directory(image, DIRECTORY_CERTIFICATE);
+  const signature = extent(certificates.virtualAddress, certificates.size);
+  const part = (name: string, file: Extent, ...details: string[]): Part => {
+    return { name, kind: "symbols", file, memory: undefined, content: file.end - file.start, details };
+  };
   return [
-    ...part(
-      "symbols",
-      { start, end },
-      `file ${range(start, end)}, not loaded`,
-      `COFF symbol table with ${count(numberOfSymbols)} records, string table`,
-    ),
-    ...part(
-      "signature",
-      { start: virtualAddress, end: virtualAddress + size },
-      "the certificate table of a signed image, not loaded",
-    ),
-  ];
+    part("symbols", table, `file ${range(table.start, table.end)}, not loaded`, records),
+    part("signature", signature, "the certificate table of a signed image, not loaded"),
+  ].filter(({ content }) => content !== 0);
 }
 
 // ---- what is missing
@@ -261,7 +245,7 @@ function loaded(name: "Multiboot2" | "Multiboot1", load: () => MultibootLoad) {
   }
   const { headerAt, offset, loadAddr, loadEndAddr, bssEndAddr, entryAddr } = value;
   const zeroedTo = bssEndAddr === 0 ? loadEndAddr : bssEndAddr;
-  const file = { start: offset, end: offset + loadEndAddr - loadAddr };
+  const file = extent(offset, loadEndAddr - loadAddr);
   const what = `header at ${hex(headerAt)}, loads ${range(file.start, file.end)} at ${hex(loadAddr)}`;
   return {
     coverage: { name, headerAt, file, memory: { start: loadAddr, end: loadEndAddr }, zeroedTo },
