@@ -6,8 +6,7 @@
 // Changes: nothing. Signed and unsigned files alike; a signature itself is not checked.
 // Refuses: what is not a PE image for x86-64.
 
-import { aboutFile, displayName, readInput, runIfMain } from "./cli/cli.ts";
-import type { Command } from "./cli/cli.ts";
+import { aboutFile, displayName, readInput, runIfMain, type Command } from "./cli/cli.ts";
 import { range } from "./cli/numbers.ts";
 import { authenticode, authenticodeDigests } from "./judge/authenticode.ts";
 import type { Authenticode, CountName, Place } from "./judge/authenticode.ts";

@@ -13,8 +13,7 @@
 //   be equal.
 // Order: after emit-header. For the steps before it, it says what is missing.
 
-import { aboutFile, displayName, readInput, runIfMain } from "./cli/cli.ts";
-import type { Command } from "./cli/cli.ts";
+import { aboutFile, displayName, readInput, runIfMain, type Command } from "./cli/cli.ts";
 import { judge } from "./judge/judge.ts";
 import { readPe } from "./judge/read.ts";
 import { reportLines } from "./judge/report.ts";

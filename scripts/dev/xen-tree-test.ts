@@ -8,14 +8,12 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import process from "node:process";
-import { runIfMain } from "../cli/cli.ts";
-import type { Command, Io } from "../cli/cli.ts";
+import { runIfMain, type Command, type Io } from "../cli/cli.ts";
 import { ImageError, UsageError } from "../cli/errors.ts";
 import { AptError, downloadSource } from "./apt.ts";
 import { isThere } from "./boot/tools.ts";
 import { showProgress } from "./progress.ts";
-import { CASES, Skip, steps } from "./xen-tree/steps.ts";
-import type { Case } from "./xen-tree/steps.ts";
+import { CASES, Skip, steps, type Case } from "./xen-tree/steps.ts";
 
 const FOLDER = "build/xen-tree";
 const TOOL = "build/xen-mb-efi.mjs";

@@ -3,12 +3,9 @@
 
 import { createHash } from "node:crypto";
 import { hex, range } from "../cli/numbers.ts";
-import { DIRECTORY_CERTIFICATE } from "../tables/pe.ts";
-import type { DataDirectory } from "../tables/pe.ts";
-import { bytesAddedUp, certificatesStart, exemptRanges, hashedRanges, join } from "./hashed.ts";
-import type { FileRange } from "./hashed.ts";
-import { directoryOf, readPe, roundUp } from "./read.ts";
-import type { Pe } from "./read.ts";
+import { DIRECTORY_CERTIFICATE, type DataDirectory } from "../tables/pe.ts";
+import { bytesAddedUp, certificatesStart, exemptRanges, hashedRanges, join, type FileRange } from "./hashed.ts";
+import { directoryOf, readPe, roundUp, type Pe } from "./read.ts";
 
 /** A range of the file and what is there: a section's raw data, a field, a gap between two of them. */
 export interface Place extends FileRange {

@@ -7,12 +7,9 @@ import { hex, range } from "../cli/numbers.ts";
 import { readStructure, writeStructure } from "../tables/fields.ts";
 import * as pe from "../tables/pe.ts";
 import { loadByFirmware, relocationTable } from "./loads.ts";
-import { bytesIn, readFixups, segmentAt } from "./memory.ts";
-import type { Fixup, Fixups, Memory, Patch } from "./memory.ts";
-import { MULTIBOOT1_ROOM, headerChange } from "./multiboot.ts";
-import type { HeaderChange, Span } from "./multiboot.ts";
-import { byAddress, directoryOf, hasFlags, roundUp, sectionEnd, tableEnd } from "./read.ts";
-import type { Pe, Section } from "./read.ts";
+import { bytesIn, readFixups, segmentAt, type Fixup, type Fixups, type Memory, type Patch } from "./memory.ts";
+import { MULTIBOOT1_ROOM, headerChange, type HeaderChange, type Span } from "./multiboot.ts";
+import { byAddress, directoryOf, hasFlags, roundUp, sectionEnd, tableEnd, type Pe, type Section } from "./read.ts";
 import { refusePointers, referencePatches } from "./references.ts";
 import { VALUE_AT, definedSymbols, sectionNumbers, startSymbol } from "./symbols.ts";
 

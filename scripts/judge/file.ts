@@ -7,15 +7,12 @@ import { hex, printable, range } from "../cli/numbers.ts";
 import { offsetOf, viewOf } from "../tables/fields.ts";
 import * as pe from "../tables/pe.ts";
 import { checkSum } from "./checksum.ts";
-import { newSectionNumbers, newSymbolValues } from "./expected.ts";
-import type { ExpectedFile, ExpectedSection } from "./expected.ts";
+import { newSectionNumbers, newSymbolValues, type ExpectedFile, type ExpectedSection } from "./expected.ts";
 import type { Findings } from "./findings.ts";
-import { hashedRanges } from "./hashed.ts";
-import type { FileRange } from "./hashed.ts";
+import { hashedRanges, type FileRange } from "./hashed.ts";
 import { isZero } from "./memory.ts";
 import { MULTIBOOT1_ROOM, multiboot1Header, multiboot1Place } from "./multiboot.ts";
-import { directoryOf, hasFlags, optionalAt, sectionEnd, tableEnd } from "./read.ts";
-import type { Pe, Section } from "./read.ts";
+import { directoryOf, hasFlags, optionalAt, sectionEnd, tableEnd, type Pe, type Section } from "./read.ts";
 import { sectionNumbers } from "./symbols.ts";
 
 /** A section of the original with what it has to be, and what it is. */

@@ -10,8 +10,7 @@
 
 import { offsetOf } from "../tables/fields.ts";
 import { DATA_DIRECTORY, DIRECTORY_CERTIFICATE, OPTIONAL_HEADER } from "../tables/pe.ts";
-import { directoryOf, optionalAt } from "./read.ts";
-import type { Pe } from "./read.ts";
+import { directoryOf, optionalAt, type Pe } from "./read.ts";
 
 /** File offsets, half-open. */
 export interface FileRange {

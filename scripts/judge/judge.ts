@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // The judgement: what verify reports and mb-efi acts on.
 
-import { expectedFile, expectedMemory } from "./expected.ts";
-import type { Steps } from "./expected.ts";
+import { expectedFile, expectedMemory, type Steps } from "./expected.ts";
 import { checkFile, checkHeaderArea, pairSections } from "./file.ts";
 import { Findings } from "./findings.ts";
-import { checkBases, checkFixups, checkMultiboot1, checkMultiboot2, checkShim } from "./loaded.ts";
-import type { Loaded } from "./loaded.ts";
+import { checkBases, checkFixups, checkMultiboot1, checkMultiboot2, checkShim, type Loaded } from "./loaded.ts";
 import { loadByFirmware, loadMultiboot1, loadMultiboot2, relocationTable } from "./loads.ts";
 import { readFixups } from "./memory.ts";
-import { readPe } from "./read.ts";
-import type { Pe } from "./read.ts";
+import { readPe, type Pe } from "./read.ts";
 
 export interface Judgement {
   /** One line each, "Cannot verify: where, found, needed", without the file's name. None: the result is right. */

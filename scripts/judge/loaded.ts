@@ -6,17 +6,14 @@ import { hex, range } from "../cli/numbers.ts";
 import { viewOf } from "../tables/fields.ts";
 import { MB1_AOUT_KLUDGE, MB2_ADDRESS, MB2_ENTRY_ADDRESS } from "../tables/multiboot.ts";
 import { MEM_DISCARDABLE, MEM_READ, SIZE_2M } from "../tables/pe.ts";
-import { isVoid } from "./expected.ts";
-import type { ExpectedFile, ExpectedMemory } from "./expected.ts";
+import { isVoid, type ExpectedFile, type ExpectedMemory } from "./expected.ts";
 import type { Pair } from "./file.ts";
 import type { Findings } from "./findings.ts";
 import { MULTIBOOT1, MULTIBOOT2, loadByShim, relocationTable, tagName } from "./loads.ts";
 import type { Multiboot1Load, Multiboot2Load, MultibootLoad } from "./loads.ts";
-import { LoadedMemory, differences, isZero, segmentAt } from "./memory.ts";
-import type { Fixup, Fixups, Memory } from "./memory.ts";
+import { LoadedMemory, differences, isZero, segmentAt, type Fixup, type Fixups, type Memory } from "./memory.ts";
 import { multiboot1Place } from "./multiboot.ts";
-import { hasFlags, roundUp } from "./read.ts";
-import type { Pe } from "./read.ts";
+import { hasFlags, roundUp, type Pe } from "./read.ts";
 
 /** Everything that the checks of memory are about. */
 export interface Loaded {

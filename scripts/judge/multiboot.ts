@@ -3,14 +3,11 @@
 
 import { ImageError } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
-import { readStructure, writeStructure } from "../tables/fields.ts";
-import type { Fields, Row, Structure } from "../tables/fields.ts";
+import { readStructure, writeStructure, type Fields, type Row, type Structure } from "../tables/fields.ts";
 import * as mb from "../tables/multiboot.ts";
-import { MULTIBOOT1, MULTIBOOT2, findHeader, tagsOfHeader, tagName } from "./loads.ts";
-import type { HeaderTag } from "./loads.ts";
+import { MULTIBOOT1, MULTIBOOT2, findHeader, tagsOfHeader, tagName, type HeaderTag } from "./loads.ts";
 import type { Patch } from "./memory.ts";
-import { roundUp } from "./read.ts";
-import type { Section } from "./read.ts";
+import { roundUp, type Section } from "./read.ts";
 
 /** What Multiboot loads of a result, as RVAs: everything below .bss, and .bss. */
 export interface Span {

@@ -6,8 +6,7 @@ import { ImageError } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
 import { viewOf } from "../tables/fields.ts";
 import type { DataDirectory } from "../tables/pe.ts";
-import { segmentAt } from "./memory.ts";
-import type { Fixups, Memory, Patch } from "./memory.ts";
+import { segmentAt, type Fixups, type Memory, type Patch } from "./memory.ts";
 import type { Section } from "./read.ts";
 
 /** A `lea` of an RVA relative to the next instruction: 48 or 4C, 8D, ModRM with mod 00 and rm 101, displacement. */

@@ -3,12 +3,9 @@
 
 import { hex, range } from "../cli/numbers.ts";
 import { isVoid } from "./expected.ts";
-import { multiboot2Bases, usableBases } from "./loaded.ts";
-import type { Loaded } from "./loaded.ts";
-import { loadByShim } from "./loads.ts";
-import type { MultibootLoad } from "./loads.ts";
-import { bytesIn } from "./memory.ts";
-import type { Cause } from "./memory.ts";
+import { multiboot2Bases, usableBases, type Loaded } from "./loaded.ts";
+import { loadByShim, type MultibootLoad } from "./loads.ts";
+import { bytesIn, type Cause } from "./memory.ts";
 
 /** A few lines. */
 export function reportLines(loaded: Loaded): string[] {

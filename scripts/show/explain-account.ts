@@ -7,8 +7,7 @@ import { ImageError } from "../cli/errors.ts";
 import { hex } from "../cli/numbers.ts";
 import { lastUpTo } from "../judge/memory.ts";
 import { viewOf } from "../tables/fields.ts";
-import { IN_SECTIONS } from "./explain-why.ts";
-import type { Reason } from "./explain-why.ts";
+import { IN_SECTIONS, type Reason } from "./explain-why.ts";
 
 /** A run of the result that comes from one run of the original, or is zeros where the original has nothing. */
 export interface Piece {

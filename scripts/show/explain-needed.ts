@@ -9,22 +9,15 @@ import { expectedFile, expectedMemory, holders, newSectionNumbers, newSymbolValu
 import type { ExpectedFile, ExpectedMemory, Steps } from "../judge/expected.ts";
 import { spelled } from "../judge/file.ts";
 import { MULTIBOOT2, findHeader, tagsOfHeader, tagName } from "../judge/loads.ts";
-import { lastUpTo } from "../judge/memory.ts";
-import type { Patch } from "../judge/memory.ts";
-import { multiboot1Header, multiboot1Place } from "../judge/multiboot.ts";
-import type { HeaderChange } from "../judge/multiboot.ts";
-import { byAddress, directoryOf, optionalAt, tableEnd, tableStart } from "../judge/read.ts";
-import type { Pe, Section } from "../judge/read.ts";
-import { definedSymbols, sectionNumbers } from "../judge/symbols.ts";
-import type { DefinedSymbol } from "../judge/symbols.ts";
-import { offsetOf, viewOf } from "../tables/fields.ts";
-import type { Row, Structure } from "../tables/fields.ts";
+import { lastUpTo, type Patch } from "../judge/memory.ts";
+import { multiboot1Header, multiboot1Place, type HeaderChange } from "../judge/multiboot.ts";
+import { byAddress, directoryOf, optionalAt, tableEnd, tableStart, type Pe, type Section } from "../judge/read.ts";
+import { definedSymbols, sectionNumbers, type DefinedSymbol } from "../judge/symbols.ts";
+import { offsetOf, viewOf, type Row, type Structure } from "../tables/fields.ts";
 import { MB2_ADDRESS } from "../tables/multiboot.ts";
 import * as pe from "../tables/pe.ts";
-import { Account } from "./explain-account.ts";
-import type { Subject } from "./explain-account.ts";
-import { FIELD_REASONS } from "./explain-why.ts";
-import type { Reason } from "./explain-why.ts";
+import { Account, type Subject } from "./explain-account.ts";
+import { FIELD_REASONS, type Reason } from "./explain-why.ts";
 
 /** What the result shows of the steps. Names and places are enough: everything else has to fit afterwards. */
 export function stepsBetween(original: Pe, result: Pe): Steps {
