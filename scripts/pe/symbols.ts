@@ -76,14 +76,14 @@ export function renumbered(symbols: Uint8Array, numbers: readonly number[]): Uin
  * @param section the section's number, from 1
  */
 export function movedSymbols(symbols: Uint8Array, section: number, above: number, distance: number): Uint8Array {
-  const copy = symbols.slice();
-  const view = viewOf(copy);
-  for (const at of recordOffsets(copy)) {
+  const moved = symbols.slice();
+  const view = viewOf(moved);
+  for (const at of recordOffsets(moved)) {
     const value = view.getUint32(at + VALUE_AT, true);
     if (view.getUint16(at + SECTION_NUMBER_AT, true) !== section || value <= above) continue;
     view.setUint32(at + VALUE_AT, value + distance, true);
   }
-  return copy;
+  return moved;
 }
 
 /** A string of the COFF string table; undefined when the offset is not inside it or nothing ends the string. */
