@@ -18,11 +18,9 @@ import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { aboutFile, displayName, readInput, refuseSameFile, runIfMain, sayOn, silent, writeOutput } from "./cli/cli.ts";
 import type { Command, Say } from "./cli/cli.ts";
-import { UsageError, failing } from "./cli/errors.ts";
-import type { Fail } from "./cli/errors.ts";
+import { UsageError, failing, type Fail } from "./cli/errors.ts";
 import { hex, printable, range } from "./cli/numbers.ts";
-import { byAddress, hasFlags, roundUp, sectionEnd, withHeader } from "./pe/image.ts";
-import type { Image, Section } from "./pe/image.ts";
+import { byAddress, hasFlags, roundUp, sectionEnd, withHeader, type Image, type Section } from "./pe/image.ts";
 import { parseImage } from "./pe/parse.ts";
 import { hasSbatComponent, sbatFault } from "./pe/sbat.ts";
 import { sortSectionTable } from "./pe/serialize.ts";
@@ -33,8 +31,7 @@ import { layOut, layoutOf } from "./xen/layout.ts";
 import { hasNewHeaders } from "./xen/multiboot.ts";
 import { withTruthfulNxCompat } from "./xen/nx-compat.ts";
 import { readyForLayout, withSections } from "./xen/sections.ts";
-import { loadSpan } from "./xen/span.ts";
-import type { LoadSpan } from "./xen/span.ts";
+import { loadSpan, type LoadSpan } from "./xen/span.ts";
 
 const USAGE = `Usage: add-sections.ts IN OUT [--section NAME=FILE]... [--remove NAME]... [--strip-signature]
        add-sections.ts IN --list

@@ -16,10 +16,8 @@
 // header must not lie below it. Multiboot1: that form needs 32 bytes which .text has not got, so it lies at the end of the
 // header area, which is loaded along, below the image: Multiboot1 loads at fixed addresses, and .text stays aligned.
 
-import { runIfMain, silent } from "./cli/cli.ts";
-import type { Say } from "./cli/cli.ts";
-import { failing } from "./cli/errors.ts";
-import type { Fail } from "./cli/errors.ts";
+import { runIfMain, silent, type Say } from "./cli/cli.ts";
+import { failing, type Fail } from "./cli/errors.ts";
 import { hex, range, some } from "./cli/numbers.ts";
 import { hasFlags, isStrayDebug, roundUp, sectionAt, sectionEnd, sectionTableEnd } from "./pe/image.ts";
 import type { Image, Section } from "./pe/image.ts";
@@ -34,8 +32,7 @@ import { INT3, NOP, findMultiboot1, findMultiboot2, multiboot2Tags, multibootChe
 import type { Multiboot2Tag } from "./xen/multiboot.ts";
 import { withTruthfulNxCompat } from "./xen/nx-compat.ts";
 import { baseRelocations, relocationDirectory } from "./xen/relocations.ts";
-import { MULTIBOOT1_ROOM, SPARE_HEADERS, loadSpan, whyNotLinear } from "./xen/span.ts";
-import type { LoadSpan } from "./xen/span.ts";
+import { MULTIBOOT1_ROOM, SPARE_HEADERS, loadSpan, whyNotLinear, type LoadSpan } from "./xen/span.ts";
 
 const USAGE = `Usage: emit-header.ts IN OUT
 

@@ -9,8 +9,7 @@
 // Order: instead of the three steps.
 
 import { alignSections } from "./align-sections.ts";
-import { runIfMain, silent } from "./cli/cli.ts";
-import type { Say } from "./cli/cli.ts";
+import { runIfMain, silent, type Say } from "./cli/cli.ts";
 import { ImageError } from "./cli/errors.ts";
 import { emitHeader } from "./emit-header.ts";
 import { judge } from "./judge/judge.ts";

@@ -16,25 +16,20 @@
 // Why MEM_DISCARDABLE goes: shim does not load a discardable section (pe.c:handle_image), but Xen reads the table in
 // memory (xen/arch/x86/efi/efi-boot.h:efi_arch_relocate_image) and stops with "Unsupported relocation type".
 
-import { runIfMain, silent } from "./cli/cli.ts";
-import type { Say } from "./cli/cli.ts";
-import { failing } from "./cli/errors.ts";
-import type { Fail } from "./cli/errors.ts";
+import { runIfMain, silent, type Say } from "./cli/cli.ts";
+import { failing, type Fail } from "./cli/errors.ts";
 import { hex, printable, range } from "./cli/numbers.ts";
 import { byAddress, hasFlags, roundUp, sectionAt, sectionEnd, withHeader } from "./pe/image.ts";
 import type { Image, Section } from "./pe/image.ts";
 import { requireMovable } from "./pe/movable.ts";
 import { sortSectionTable } from "./pe/serialize.ts";
-import { definedSymbols, movedSymbols } from "./pe/symbols.ts";
-import type { Symbol } from "./pe/symbols.ts";
+import { definedSymbols, movedSymbols, type Symbol } from "./pe/symbols.ts";
 import { transformCommand } from "./pe/transform.ts";
 import { viewOf } from "./tables/fields.ts";
 import * as pe from "./tables/pe.ts";
-import { LEA_DISPLACEMENT_AT, leaReferences } from "./xen/references.ts";
-import type { LeaReference } from "./xen/references.ts";
+import { LEA_DISPLACEMENT_AT, leaReferences, type LeaReference } from "./xen/references.ts";
 import { baseRelocations, relocationDirectory } from "./xen/relocations.ts";
-import { loadSpan, whyNotLinear } from "./xen/span.ts";
-import type { LoadSpan } from "./xen/span.ts";
+import { loadSpan, whyNotLinear, type LoadSpan } from "./xen/span.ts";
 
 const USAGE = `Usage: relocate-reloc.ts IN OUT [--keep] [--strip-signature]
 

@@ -20,8 +20,7 @@ import { aboutFile, readInput, refuseSameFile, runIfMain, sayOn, silent, targetO
 import type { Command, Say } from "./cli/cli.ts";
 import { UsageError, failing } from "./cli/errors.ts";
 import { hex } from "./cli/numbers.ts";
-import { sectionAt, sectionEnd, sectionTableEnd, withHeader } from "./pe/image.ts";
-import type { Image, Section } from "./pe/image.ts";
+import { sectionAt, sectionEnd, sectionTableEnd, withHeader, type Image, type Section } from "./pe/image.ts";
 import { parseImage } from "./pe/parse.ts";
 import { serializeImage } from "./pe/serialize.ts";
 import { startSymbols } from "./pe/symbols.ts";
@@ -33,8 +32,7 @@ import { layOut, layoutOf } from "./xen/layout.ts";
 import { findMultiboot2, hasNewHeaders, multiboot2Tags } from "./xen/multiboot.ts";
 import { withTruthfulNxCompat } from "./xen/nx-compat.ts";
 import { readyForLayout, withSections } from "./xen/sections.ts";
-import { loadSpan } from "./xen/span.ts";
-import type { LoadSpan } from "./xen/span.ts";
+import { loadSpan, type LoadSpan } from "./xen/span.ts";
 
 const USAGE = `Usage: strip-debug.ts IN OUT [--debug-file FILE] [--strip-signature]
 

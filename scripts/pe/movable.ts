@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // What every transform needs of an image.
 
-import { failing } from "../cli/errors.ts";
-import type { Fail } from "../cli/errors.ts";
+import { failing, type Fail } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
-import { byAddress, isStrayDebug, sectionEnd } from "./image.ts";
-import type { Image, Section } from "./image.ts";
+import { byAddress, isStrayDebug, sectionEnd, type Image, type Section } from "./image.ts";
 import { isLinuxKernel } from "./parse.ts";
 import { ADDRESS_SPACE, DIRECTORY_CERTIFICATE, SIZE_2M } from "../tables/pe.ts";
 

@@ -83,31 +83,16 @@ function bytesOf(width: Width): number {
 }
 
 function readField(view: DataView, at: number, width: Width): number | bigint | string {
-  switch (width) {
-    case 1:
-      return view.getUint8(at);
-    case 2:
-      return view.getUint16(at, true);
-    case 4:
-      return view.getUint32(at, true);
-    case 8:
-      return view.getBigUint64(at, true);
-    case "char8":
-      return Buffer.from(view.buffer, view.byteOffset + at, 8).toString("latin1");
-  }
+  if (width === "char8") return Buffer.from(view.buffer, view.byteOffset + at, 8).toString("latin1");
+  if (width === 8) return view.getBigUint64(at, true);
+  if (width === 4) return view.getUint32(at, true);
+  return width === 2 ? view.getUint16(at, true) : view.getUint8(at);
 }
 
 function writeField(view: DataView, at: number, width: Width, value: number | bigint | string): void {
-  switch (width) {
-    case 1:
-      return view.setUint8(at, Number(value));
-    case 2:
-      return view.setUint16(at, Number(value), true);
-    case 4:
-      return view.setUint32(at, Number(value), true);
-    case 8:
-      return view.setBigUint64(at, BigInt(value), true);
-    case "char8":
-      for (let i = 0; i < 8; i++) view.setUint8(at + i, String(value).charCodeAt(i) || 0);
-  }
+  if (width === "char8") for (let i = 0; i < 8; i++) view.setUint8(at + i, String(value).charCodeAt(i) || 0);
+  else if (width === 8) view.setBigUint64(at, BigInt(value), true);
+  else if (width === 4) view.setUint32(at, Number(value), true);
+  else if (width === 2) view.setUint16(at, Number(value), true);
+  else view.setUint8(at, Number(value));
 }

@@ -2,8 +2,7 @@
 // The structures and numbers of the PE/COFF format, in the order and the words of its specification ("PE Format", by
 // Microsoft); Xen's name for a structure (xen/include/efi/pe.h) stands beside it. No code.
 
-import { structure } from "./fields.ts";
-import type { Fields } from "./fields.ts";
+import { structure, type Fields } from "./fields.ts";
 
 /** The part of the MS-DOS header that a loader reads (struct mz_hdr): the magic, and at 0x3c where the PE header is. */
 export const DOS_MAGIC = 0x5a4d;

@@ -4,8 +4,7 @@
 
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { readStructure, writeStructure } from "./fields.ts";
-import type { Row, Structure } from "./fields.ts";
+import { readStructure, writeStructure, type Row, type Structure } from "./fields.ts";
 import * as multiboot from "./multiboot.ts";
 import * as pe from "./pe.ts";
 

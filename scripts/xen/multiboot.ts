@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // How Multiboot headers are found and decoded; tables/multiboot.ts has their fields.
 
-import { failing } from "../cli/errors.ts";
-import type { Fail } from "../cli/errors.ts";
+import { failing, type Fail } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
-import { roundUp } from "../pe/image.ts";
-import type { Image } from "../pe/image.ts";
+import { roundUp, type Image } from "../pe/image.ts";
 import { readStructure, viewOf } from "../tables/fields.ts";
 import * as mb from "../tables/multiboot.ts";
 

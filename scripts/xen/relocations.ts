@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // The base relocation table, by the rules of Xen's own reader, efi_arch_relocate_image (xen/arch/x86/efi/efi-boot.h).
 
-import { failing } from "../cli/errors.ts";
-import type { Fail } from "../cli/errors.ts";
+import { failing, type Fail } from "../cli/errors.ts";
 import { hex, range } from "../cli/numbers.ts";
-import { sectionAt } from "../pe/image.ts";
-import type { Image } from "../pe/image.ts";
+import { sectionAt, type Image } from "../pe/image.ts";
 import { viewOf } from "../tables/fields.ts";
 import * as pe from "../tables/pe.ts";
 

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // The load span: what of a Xen image Multiboot loads, and whether the file is linear over it.
 
-import { failing } from "../cli/errors.ts";
-import type { Fail } from "../cli/errors.ts";
+import { failing, type Fail } from "../cli/errors.ts";
 import { hex, printable, range } from "../cli/numbers.ts";
-import { byAddress, hasFlags, roundUp, sectionAt, sectionEnd } from "../pe/image.ts";
-import type { Image, Section } from "../pe/image.ts";
+import { byAddress, hasFlags, roundUp, sectionAt, sectionEnd, type Image, type Section } from "../pe/image.ts";
 import { definedSymbols } from "../pe/symbols.ts";
 import { CNT_UNINITIALIZED_DATA, MEM_DISCARDABLE, SECTION_HEADER, SIZE_2M } from "../tables/pe.ts";
 import { baseRelocations } from "./relocations.ts";
