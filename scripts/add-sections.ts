@@ -23,9 +23,9 @@ import { hex, printable, range } from "./cli/numbers.ts";
 import { byAddress, hasFlags, roundUp, sectionEnd, withHeader, type Image, type Section } from "./pe/image.ts";
 import { parseImage } from "./pe/parse.ts";
 import { hasSbatComponent, sbatFault } from "./pe/sbat.ts";
-import { sortSectionTable } from "./pe/serialize.ts";
+import { serializeImage, sortSectionTable } from "./pe/serialize.ts";
 import { definedSymbols } from "./pe/symbols.ts";
-import { onBytes, unsigned } from "./pe/transform.ts";
+import { unsigned } from "./pe/transform.ts";
 import * as pe from "./tables/pe.ts";
 import { layOut, layoutOf } from "./xen/layout.ts";
 import { hasNewHeaders } from "./xen/multiboot.ts";
@@ -310,7 +310,7 @@ export const command: Command = {
     };
     writeOutput(
       output,
-      aboutFile(input, () => onBytes(change)(bytes)),
+      aboutFile(input, () => serializeImage(change(parseImage(bytes)))),
       io,
     );
     said.forEach(sayOn(io, input));

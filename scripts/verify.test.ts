@@ -21,7 +21,7 @@ import { emitHeader } from "./emit-header.ts";
 import { imageCheckSum } from "./pe/checksum.ts";
 import { parseImage } from "./pe/parse.ts";
 import { serializeImage } from "./pe/serialize.ts";
-import { onBytes } from "./pe/transform.ts";
+import { onBytes } from "./dev/on-bytes.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
 import { offsetOf, viewOf } from "./tables/fields.ts";
 import { MB2_ADDRESS_TAG, MB2_ENTRY_ADDRESS_TAG, MB2_HEADER, MB2_RELOCATABLE_TAG } from "./tables/multiboot.ts";

@@ -346,12 +346,8 @@ function ifThere<T>(look: () => T): T | undefined {
   }
 }
 
-interface SystemError extends Error {
-  readonly code: string;
-}
-
-function isSystemError(error: unknown): error is SystemError {
-  return error instanceof Error && typeof (error as Partial<SystemError>).code === "string";
+function isSystemError(error: unknown): error is Error & { readonly code: string } {
+  return error instanceof Error && "code" in error && typeof error.code === "string";
 }
 
 function fileError(file: string, action: string, error: unknown): unknown {

@@ -10,7 +10,7 @@ import { MINI_XEN as MINI } from "../dev/places.ts";
 import { Spoilt, type Spoil } from "../dev/spoilt.ts";
 import { emitHeader } from "../emit-header.ts";
 import { parseImage } from "../pe/parse.ts";
-import { onBytes } from "../pe/transform.ts";
+import { onBytes } from "../dev/on-bytes.ts";
 import { relocateReloc } from "../relocate-reloc.ts";
 import { examine } from "./facts.ts";
 import { PROFILES } from "./profiles.ts";

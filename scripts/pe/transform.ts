@@ -20,7 +20,7 @@ export function transformCommand(
   change: (image: Image, values: Values, say: Say) => Image,
 ): Command {
   return fileCommand(usage, options, (bytes, values, say) =>
-    onBytes((image) => change(unsigned(image, values), values, say))(bytes),
+    serializeImage(change(unsigned(parseImage(bytes), values), values, say)),
   );
 }
 
@@ -44,11 +44,6 @@ export function fileCommand(
       return 0;
     },
   };
-}
-
-/** The transform of an Image as one of bytes. */
-export function onBytes(transform: (image: Image) => Image): (bytes: Uint8Array) => Uint8Array {
-  return (bytes) => serializeImage(transform(parseImage(bytes)));
 }
 
 /** The image as the option --strip-signature wants it. */

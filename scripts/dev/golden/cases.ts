@@ -20,7 +20,7 @@ import { TOP } from "../places.ts";
 import { emitHeader } from "../../emit-header.ts";
 import { inspectText } from "../../inspect.ts";
 import type { Image } from "../../pe/image.ts";
-import { onBytes } from "../../pe/transform.ts";
+import { onBytes } from "../on-bytes.ts";
 import { relocateReloc } from "../../relocate-reloc.ts";
 import { sha256 } from "../../show/inspect-facts.ts";
 

@@ -5,7 +5,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { alignSections } from "../../align-sections.ts";
 import { emitHeader } from "../../emit-header.ts";
-import { onBytes } from "../../pe/transform.ts";
+import { onBytes } from "../on-bytes.ts";
 import { relocateReloc } from "../../relocate-reloc.ts";
 import { knownBuilds } from "../known-builds.ts";
 import { MINI_XEN, SAMPLES } from "../places.ts";
