@@ -17,7 +17,7 @@ import { bundle } from "./dist.ts";
 import { Random } from "./fuzz/random.ts";
 import { MINI_XEN, SCRIPTS } from "./places.ts";
 import { alignSections } from "../align-sections.ts";
-import { onBytes } from "../pe/transform.ts";
+import { onBytes } from "./on-bytes.ts";
 
 const OLD = "the old file\n";
 const KILLS = 32;
