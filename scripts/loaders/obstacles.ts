@@ -118,13 +118,8 @@ function targetInHeader({ image, multiboot2: { at }, relocations: { unwritable }
 
 const firstOf =
   (...checks: readonly Check[]): Check =>
-  (evidence) => {
-    for (const one of checks) {
-      const trip = one(evidence);
-      if (trip !== undefined && trip !== false) return trip;
-    }
-    return undefined;
-  };
+  (evidence) =>
+    checks.map((one) => one(evidence)).find(Boolean);
 
 // ---- the table
 
