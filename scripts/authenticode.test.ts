@@ -20,6 +20,8 @@ import { TOP } from "./dev/places.ts";
 import { makeSample } from "./dev/sample/text.ts";
 import { emitHeader } from "./emit-header.ts";
 import { authenticode, authenticodeDigests } from "./judge/authenticode.ts";
+import { readPe } from "./judge/read.ts";
+import type { Section } from "./judge/read.ts";
 import { parseImage } from "./pe/parse.ts";
 import { serializeImage } from "./pe/serialize.ts";
 import { relocateReloc } from "./relocate-reloc.ts";
@@ -156,6 +158,19 @@ counting("more raw data than there is file is a problem", () => {
       .join("\n"),
     /add up to 0x\w+, needed at most 0x\w+: firmware and shim refuse to hash it/,
   );
+});
+
+counting("thousands of sections over each other are not all named", () => {
+  const bytes = transformed(sample(""));
+  const image = readPe(bytes);
+  const sections = Array.from({ length: 3000 }, (_, i) => {
+    const raw = { pointerToRawData: 0x400 + (i % 1000), sizeOfRawData: 0x800 - 2 * (i % 1000) + (i % 7) };
+    return { name: `.s${i}`, header: { ...(image.sections[0] as Section).header, ...raw }, data: bytes.subarray(0, 0) };
+  });
+  const { twice, problems } = authenticode(bytes, { ...image, sections });
+  assert.ok(twice.length > 0 && twice.length <= 200, `${twice.length} places`);
+  assert.match(twice.map(({ what }) => what).join("\n"), / and \d+ more$/m);
+  assert.ok(Math.max(...problems.map(({ text }) => text.length)) < 300, "a text is too long");
 });
 
 counting("every byte outside the exempt ranges changes the digest", () => {

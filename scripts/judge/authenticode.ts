@@ -56,6 +56,8 @@ export interface Authenticode {
 const CERTIFICATE_ALIGN = 8;
 /** Ranges that are shown by name; a file that is broken all over would make a list without end. */
 const MOST_PLACES = 100;
+/** Parts of the file that are named where many overlap. */
+const MOST_NAMES = 4;
 
 /**
  * How Authenticode's digest of a file is counted.
@@ -72,8 +74,11 @@ export function authenticode(bytes: Uint8Array, image: Pe = readPe(bytes)): Auth
   const padding = table.size === 0 ? roundUp(bytes.length, CERTIFICATE_ALIGN) - bytes.length : 0;
   const parts = fileParts(image);
   const { gaps, overlaps } = coverage(bySum, exempt, bytes.length);
-  const named = (ranges: readonly FileRange[]): Place[] =>
-    ranges.slice(0, MOST_PLACES).flatMap((r) => places(r, parts, bytes.length));
+  const named = (ranges: readonly FileRange[]): Place[] => {
+    const found: Place[] = [];
+    for (const range of ranges) if (found.length < MOST_PLACES) found.push(...places(range, parts, bytes.length));
+    return found;
+  };
   const [notCovered, twice] = [named(gaps), named(overlaps)];
   return {
     signed: table.size !== 0,
@@ -148,7 +153,7 @@ function fileParts(image: Pe): Place[] {
 function places({ start, end }: FileRange, parts: readonly Place[], fileSize: number): Place[] {
   const cuts = [start, ...parts.flatMap((p) => [p.start, p.end]).filter((at) => at > start && at < end), end];
   const sorted = [...new Set(cuts)].sort((a, b) => a - b);
-  return sorted.slice(1).map((to, i) => {
+  return sorted.slice(1, MOST_PLACES).map((to, i) => {
     const from = sorted[i] ?? start;
     return { start: from, end: to, what: whatIsAt(from, parts, fileSize) };
   });
@@ -156,6 +161,7 @@ function places({ start, end }: FileRange, parts: readonly Place[], fileSize: nu
 
 function whatIsAt(at: number, parts: readonly Place[], fileSize: number): string {
   const here = parts.filter((p) => at >= p.start && at < p.end).map((p) => p.what);
+  if (here.length > MOST_NAMES) here.splice(MOST_NAMES, Infinity, `${here.length - MOST_NAMES} more`);
   if (here.length !== 0) return here.join(" and ");
   const before = parts
     .filter((p) => p.end <= at)
