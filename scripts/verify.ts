@@ -4,10 +4,11 @@
 // kinds of Multiboot loaders do, at several bases, and accounts for every differing byte of memory and of the file.
 //
 // Changes: nothing. Prints a short report and exits 0, or a line per violation on standard error and exits 1.
-// Proves: obligations 1, 2, 3 and 5 of the design; check-loaders has the fourth, every loader's rules. (1) Loaded as a PE, the same memory at every base, but for the header
-//   area, the Multiboot2 header, the base relocation table's place and the references to it, and the debug directory's
-//   file offsets; by shim as by firmware. (2) Loaded by Multiboot, what a PE loader has at the link address. (3) The same
-//   base relocations but those of the rewritten header. (5) Every byte of the file is one that a signature covers.
+// Proves: obligations 1, 2, 3 and 5 of the design; check-loaders has the fourth, every loader's rules. (1) Loaded as a PE,
+//   the same memory at every base, but for the header area, the Multiboot2 header, the base relocation table's place and
+//   the references to it, and the debug directory's file offsets; by shim as by firmware. (2) Loaded by Multiboot, what a
+//   PE loader has at the link address. (3) The same base relocations but those of the rewritten header. (5) Every byte of
+//   the file is one that a signature covers.
 // Independent: of the steps it shares the tables of fields and constants, which a test pins, and nothing else: it reads
 //   the raw bytes itself. What has to be different is computed anew from the original, by the rules; then the rest must
 //   be equal.
