@@ -8,7 +8,7 @@
 //   directory; the RVA of debug sections that lie beyond SizeOfImage; the order of the section table; CheckSum.
 // Leaves: every other field, every section's data, every other RVA.
 // Refuses: what has no load span (no .bss, data behind it, …), a section that is not a debug section beyond SizeOfImage,
-//   what it would have to drop (COFF relocations or line numbers, a signature, bytes behind the string table).
+//   what it would have to drop (COFF relocations or line numbers, a signature, bytes that no header describes).
 // Order: after relocate-reloc, before emit-header. Running it on its own output, or on emit-header's, changes nothing.
 //
 // The layout, in RVA order (first = the lowest RVA, H = the header area):
