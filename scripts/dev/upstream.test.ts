@@ -8,6 +8,7 @@ import process from "node:process";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { checkLoaders } from "../check-loaders.ts";
+import { bundle } from "./dist.ts";
 import { knownBuilds } from "./known-builds.ts";
 import { TOP } from "./places.ts";
 import { builds } from "./sample/run.ts";
@@ -84,6 +85,16 @@ upstream("the recipe for the first address of an added section gives one that is
   assert.ok(ends.length > 10);
   const last = ends.reduce((a, b) => (a > b ? a : b));
   assert.ok(address >= last && address - last < 4096n && address % 4096n === 0n, stdout);
+});
+
+upstream("the tool is as large as we say, within a twentieth", async () => {
+  const [, lines, kilobytes] = /one file of (\d+) lines and (\d+) KB/.exec(OBJECTIONS) ?? [];
+  const text = await bundle();
+  const found = [text.filter((byte) => byte === 0x0a).length, text.length / 1000];
+  [lines, kilobytes].forEach((said, i) => {
+    const size = found[i] ?? 0;
+    assert.ok(Math.abs(Number(said) - size) <= size / 20, `${said} is said, it is ${size}`);
+  });
 });
 
 upstream("the guide is reStructuredText", () => {
